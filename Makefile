@@ -1,0 +1,74 @@
+# Every target makes its own virtual environment from pyproject.toml; python3 (3.11 or newer) and git are all it needs.
+
+PYTHON ?= python3
+ARGS ?=
+BENCHMARKS ?= $(sort $(wildcard benchmarks/bench_*.py))
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check --no-input
+DEV := $(VENV)/.stamp-dev
+BENCH := $(VENV)/.stamp-bench
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help demo test lint types cov slow bench format clean distclean
+
+help:
+	@echo 'make demo    run the demonstration (ARGS="..." is passed on)'
+	@echo 'make test    lint, types, layers, then every test under branch coverage'
+	@echo 'make lint    ruff and the import layers'
+	@echo 'make types   mypy --strict'
+	@echo 'make cov     every test under branch coverage (ARGS="..." goes to pytest)'
+	@echo 'make slow    the long sweeps (ARGS="..." goes to pytest)'
+	@echo 'make bench   every benchmarks/bench_*.py, or BENCHMARKS="..." (ARGS="..." is passed on)'
+	@echo 'make format  let ruff format and fix'
+	@echo 'make clean   remove what the other targets made, but for $(VENV); make distclean removes that too'
+
+$(DEV): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tiermem needs Python 3.11 or newer")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) install --editable '.[dev]'
+	@touch $@
+
+$(BENCH): $(DEV)
+	@$(PIP) install --editable '.[bench]'
+	@touch $@
+
+demo: $(DEV)
+	@$(BIN)/tiermem demo --path demo-store $(ARGS)
+
+test: lint types cov
+
+lint: $(DEV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
+
+types: $(DEV)
+	$(BIN)/mypy --strict tiermem
+
+cov: $(DEV)
+	@$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(ARGS)
+	@$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --fail-under=95
+
+slow: $(DEV)
+	$(BIN)/python -m pytest -m slow --timeout=3600 $(ARGS)
+
+bench: $(BENCH)
+	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python $$script $(ARGS); done
+
+format: $(DEV)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf build dist demo-store htmlcov .coverage .coverage.* .benchmarks .hypothesis .import_linter_cache \
+		.mypy_cache .pytest_cache .ruff_cache
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV)

@@ -1,0 +1,96 @@
+"""tiermem: a tiered embedded memory engine. One directory, one import, no server.
+
+>>> import tiermem
+>>> with tiermem.open("./memory") as mem:
+...     version = mem.put("desk/obs", "AIG", {"px": 48.21}, metadata={"side": "buy"})
+...     mem.get("desk/obs", "AIG")
+{'px': 48.21}
+"""
+
+from tiermem.clock import SimulatedClock, SystemClock
+from tiermem.config import CodecConfig, ColdConfig, Config, HotConfig, VectorConfig
+from tiermem.embedder import HashEmbedder
+from tiermem.engine.batch import Batch
+from tiermem.engine.feed import Cursor
+from tiermem.engine.memory import Memory, open
+from tiermem.engine.namespace import Namespace
+from tiermem.errors import (
+    ClosedError,
+    ConfigMismatch,
+    CorruptionError,
+    CursorExpired,
+    DimensionMismatch,
+    EmbedderMismatch,
+    EncodingError,
+    FilterError,
+    GuardFailed,
+    IncompatibleFormatError,
+    InvalidArgument,
+    InvalidKey,
+    InvalidNamespace,
+    InvalidVector,
+    LeaseLost,
+    LockTimeout,
+    MissingExtra,
+    ReadOnlyError,
+    RecordNotFound,
+    StorageError,
+    StoreFullError,
+    TiermemError,
+    TimeDomainMismatch,
+    VersionConflict,
+)
+from tiermem.policy.eviction import LRU
+from tiermem.types import UNSET, Change, CheckReport, Guard, Hit, Item, Record, Stats
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "LRU",
+    "UNSET",
+    "Batch",
+    "Change",
+    "CheckReport",
+    "ClosedError",
+    "CodecConfig",
+    "ColdConfig",
+    "Config",
+    "ConfigMismatch",
+    "CorruptionError",
+    "Cursor",
+    "CursorExpired",
+    "DimensionMismatch",
+    "EmbedderMismatch",
+    "EncodingError",
+    "FilterError",
+    "Guard",
+    "GuardFailed",
+    "HashEmbedder",
+    "Hit",
+    "HotConfig",
+    "IncompatibleFormatError",
+    "InvalidArgument",
+    "InvalidKey",
+    "InvalidNamespace",
+    "InvalidVector",
+    "Item",
+    "LeaseLost",
+    "LockTimeout",
+    "Memory",
+    "MissingExtra",
+    "Namespace",
+    "ReadOnlyError",
+    "Record",
+    "RecordNotFound",
+    "SimulatedClock",
+    "Stats",
+    "StorageError",
+    "StoreFullError",
+    "SystemClock",
+    "TiermemError",
+    "TimeDomainMismatch",
+    "VectorConfig",
+    "VersionConflict",
+    "__version__",
+    "open",
+]

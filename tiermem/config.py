@@ -1,0 +1,114 @@
+"""Configuration: frozen dataclasses whose defaults are documented where they stand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from tiermem.errors import InvalidArgument
+from tiermem.protocols import EvictionPolicy
+
+Metric = Literal["cosine", "dot", "euclidean"]
+METRICS: tuple[str, ...] = ("cosine", "dot", "euclidean")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise InvalidArgument(message)
+
+
+@dataclass(frozen=True, slots=True)
+class HotConfig:
+    """L1, the hot tier of this process.
+
+    max_bytes: budget for decoded values over all namespaces (estimated, 256 MiB).
+    policy: what makes an `EvictionPolicy` from a budget; None is the measured default.
+    """
+
+    max_bytes: int = 256 * 2**20
+    policy: Callable[[int], EvictionPolicy] | None = None
+
+    def __post_init__(self) -> None:
+        _require(self.max_bytes >= 0, "HotConfig.max_bytes must be ≥ 0")
+
+
+@dataclass(frozen=True, slots=True)
+class VectorConfig:
+    """L2, the vector tier.
+
+    metric: the metric of namespaces whose first vector arrives without `create_namespace`.
+    """
+
+    metric: Metric = "cosine"
+
+    def __post_init__(self) -> None:
+        _require(self.metric in METRICS, f"VectorConfig.metric must be one of {METRICS}, not {self.metric!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class ColdConfig:
+    """L3, the journal and the change log.
+
+    map_size: largest size of the LMDB file in bytes; address space, not disk (256 GiB).
+    sync_interval: seconds a write may wait before the committer makes it durable (0.05).
+    committer: "inline" commits in the writing thread, "thread" in the background, "auto" chooses.
+    journal_bytes: size of this process's journal, which bounds what may be pending (16 MiB).
+    log_retention: changes kept in the change log behind the newest (250,000).
+    max_readers: most simultaneous read transactions over all processes; fixed at creation (1022).
+    """
+
+    map_size: int = 256 * 2**30
+    sync_interval: float = 0.05
+    committer: Literal["auto", "inline", "thread"] = "auto"
+    journal_bytes: int = 16 * 2**20
+    log_retention: int = 250_000
+    max_readers: int = 1022
+
+    def __post_init__(self) -> None:
+        _require(self.map_size >= 2**20, "ColdConfig.map_size must be at least 1 MiB")
+        _require(0 < self.sync_interval <= 60, "ColdConfig.sync_interval must lie in (0, 60] seconds")
+        _require(self.committer in ("auto", "inline", "thread"), f"no committer {self.committer!r}")
+        _require(self.journal_bytes >= 2**16, "ColdConfig.journal_bytes must be at least 64 KiB")
+        _require(self.journal_bytes % 4096 == 0, "ColdConfig.journal_bytes must be a multiple of 4096")
+        _require(self.log_retention >= 0, "ColdConfig.log_retention must be ≥ 0")
+        _require(1 <= self.max_readers <= 100_000, "ColdConfig.max_readers must lie in [1, 100000]")
+
+
+@dataclass(frozen=True, slots=True)
+class CodecConfig:
+    """How records are compressed on their way to L3.
+
+    level: zstd level (3); 0 turns compression off.
+    min_bytes: shortest payload compressed without a dictionary (512).
+    dictionary_bytes: size of a trained dictionary (16 KiB); 0 turns training off.
+    dictionary_samples: records of a namespace seen before one is trained (2000).
+    """
+
+    level: int = 3
+    min_bytes: int = 512
+    dictionary_bytes: int = 16 * 2**10
+    dictionary_samples: int = 2000
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.level <= 19, "CodecConfig.level must lie in [0, 19]")
+        _require(self.min_bytes >= 0, "CodecConfig.min_bytes must be ≥ 0")
+        _require(self.dictionary_bytes == 0 or self.dictionary_bytes >= 256, "a dictionary has at least 256 bytes")
+        _require(self.dictionary_samples >= 16, "CodecConfig.dictionary_samples must be at least 16")
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything `tiermem.open` can be told.
+
+    time_domain: None keeps the store's; "real" or "simulated" converts it to the clock's.
+    """
+
+    hot: HotConfig = field(default_factory=HotConfig)
+    vector: VectorConfig = field(default_factory=VectorConfig)
+    cold: ColdConfig = field(default_factory=ColdConfig)
+    codec: CodecConfig = field(default_factory=CodecConfig)
+    time_domain: Literal["real", "simulated"] | None = None
+
+    def __post_init__(self) -> None:
+        _require(self.time_domain in (None, "real", "simulated"), f"no time domain {self.time_domain!r}")
