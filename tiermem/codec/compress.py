@@ -1,0 +1,130 @@
+"""Compression of values: zstd, with trained dictionaries where records are small and alike."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from tiermem.codec.frame import RAW, ZSTD
+from tiermem.config import CodecConfig
+from tiermem.errors import CorruptionError
+
+if TYPE_CHECKING:
+    from zstandard import ZstdCompressor, ZstdDecompressor
+
+MAX_DICTIONARY_RECORD: Final = 8192
+"""Longer values gain little from a dictionary of 16 KiB."""
+MIN_DICTIONARY_RECORD: Final = 48
+MIN_GAIN: Final = 0.9
+"""A dictionary is kept if it brings held-out samples to this share of their size, or below."""
+
+
+class Compressor:
+    """Compresses and decompresses values; knows every dictionary it was given, by number.
+
+    Not safe for concurrent compression: the committer is its only writer. Decompression may run in
+    several threads.
+    """
+
+    def __init__(self, config: CodecConfig) -> None:
+        self.config = config
+        self._compressors: dict[int, ZstdCompressor] = {}
+        self._dictionaries: dict[int, bytes] = {}
+        self._local = threading.local()
+
+    def add(self, number: int, dictionary: bytes) -> None:
+        """Make dictionary `number` known; numbers start at 1 and are never given twice."""
+        self._dictionaries[number] = dictionary
+
+    def knows(self, number: int) -> bool:
+        """True for 0 (no dictionary) and for every number added."""
+        return number == 0 or number in self._dictionaries
+
+    def compress(self, value: bytes, dictionary: int = 0) -> tuple[int, int, bytes]:
+        """(codec, dictionary, body): compressed where that saves at least a tenth, else as it was."""
+        size = len(value)
+        if self.config.level == 0:
+            return RAW, 0, value
+        if dictionary and MIN_DICTIONARY_RECORD <= size <= MAX_DICTIONARY_RECORD:
+            body = self._compressor(dictionary).compress(value)
+        elif size >= self.config.min_bytes:
+            dictionary = 0
+            body = self._compressor(0).compress(value)
+        else:
+            return RAW, 0, value
+        return (ZSTD, dictionary, body) if len(body) <= size * MIN_GAIN else (RAW, 0, value)
+
+    def decompress(self, codec: int, dictionary: int, body: bytes, size: int) -> bytes:
+        """The value behind `body`, which must come to `size` bytes.
+
+        Raises:
+            CorruptionError: unknown codec or dictionary, or bytes that do not decompress to `size`.
+        """
+        if codec == RAW:
+            value = body
+        elif codec == ZSTD:
+            from zstandard import ZstdError
+
+            try:
+                value = self._decompressor(dictionary).decompress(body, max_output_size=size)
+            except (ZstdError, KeyError) as exc:
+                raise CorruptionError(f"value cannot be decompressed (dictionary {dictionary}): {exc}") from exc
+        else:
+            raise CorruptionError(f"unknown codec {codec}")
+        if len(value) != size:
+            raise CorruptionError(f"value has {len(value)} bytes where its frame says {size}")
+        return value
+
+    def train(self, samples: Sequence[bytes]) -> bytes | None:
+        """A dictionary for values like `samples`, or None where it would not help.
+
+        Trained on three quarters of the samples and judged on the rest.
+        """
+        from zstandard import ZstdCompressionDict, ZstdCompressor, ZstdError, train_dictionary
+
+        if self.config.dictionary_bytes == 0 or self.config.level == 0 or len(samples) < 8:
+            return None
+        held = list(samples[::4])
+        seen: list[bytes | bytearray | memoryview[int]] = [
+            sample for number, sample in enumerate(samples) if number % 4
+        ]
+        try:
+            # zstd refuses samples that are too few or too uniform: then there is nothing to learn.
+            trained = train_dictionary(self.config.dictionary_bytes, seen, level=self.config.level).as_bytes()
+        except ZstdError:
+            return None
+        with_it = ZstdCompressor(level=self.config.level, dict_data=ZstdCompressionDict(trained))
+        plain = ZstdCompressor(level=self.config.level)
+        after = sum(len(with_it.compress(sample)) for sample in held)
+        before = sum(min(len(sample), len(plain.compress(sample))) for sample in held)
+        return trained if after <= before * MIN_GAIN else None
+
+    def _compressor(self, dictionary: int) -> ZstdCompressor:
+        found = self._compressors.get(dictionary)
+        if found is None:
+            from zstandard import ZstdCompressionDict, ZstdCompressor
+
+            data = ZstdCompressionDict(self._dictionaries[dictionary]) if dictionary else None
+            # The frame carries a checksum and the size; zstd's own would be bytes twice.
+            found = ZstdCompressor(
+                level=self.config.level, dict_data=data, write_checksum=False, write_content_size=True
+            )
+            self._compressors[dictionary] = found
+        return found
+
+    def _decompressor(self, dictionary: int) -> ZstdDecompressor:
+        # A ZstdDecompressor is not thread-safe and costs 10 µs to make: each thread keeps its own.
+        kept: dict[int, ZstdDecompressor] | None = getattr(self._local, "decompressors", None)
+        if kept is None:
+            kept = self._local.decompressors = {}
+        found = kept.get(dictionary)
+        if found is None:
+            from zstandard import ZstdCompressionDict, ZstdDecompressor
+
+            if dictionary:
+                found = ZstdDecompressor(dict_data=ZstdCompressionDict(self._dictionaries[dictionary]))
+            else:
+                found = ZstdDecompressor()
+            kept[dictionary] = found
+        return found
