@@ -1,0 +1,1 @@
+"""Decisions with no I/O and no clock of their own: eviction and filters."""
