@@ -1,0 +1,1 @@
+"""The tiers, strangers to each other: the engine hands each one callables, never another tier."""

@@ -1,0 +1,259 @@
+"""The LMDB environment: opening it safely, its transactions, and the seam where its errors end."""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import lmdb
+from lmdb import verify as lmdb_verify
+
+from tiermem.errors import (
+    ClosedError,
+    CorruptionError,
+    IncompatibleFormatError,
+    ReadOnlyError,
+    StorageError,
+    StoreFullError,
+    TiermemError,
+)
+from tiermem.tiers.cold.layout import DATABASES
+from tiermem.tiers.cold.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from tiermem.config import ColdConfig
+
+# A page starts with number, padding, flags and bounds; a meta page goes on with its magic, version,
+# address, map size, two 48-byte database rows, last page number and transaction id.
+_META: Final = struct.Struct("=QHHI II QQ 96s QQ")
+_META_MAGIC: Final = 0xBEEFC0DE
+_META_FLAG: Final = 0x08
+_FULL: Final = tuple(os.strerror(code) for code in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT))
+_DAMAGE: Final = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError)
+
+
+class Databases(NamedTuple):
+    """Handles of the sub-databases, in the order of `layout.DATABASES`."""
+
+    records: Any
+    vectors: Any
+    expiry: Any
+    floors: Any
+    log: Any
+    namespaces: Any
+    names: Any
+    garbage: Any
+    dictionaries: Any
+    cursors: Any
+    marks: Any
+    meta: Any
+
+
+def translate(exc: lmdb.Error, path: Path) -> TiermemError:
+    """The error of ours that says what `exc` means to a user of the store at `path`."""
+    text = str(exc)
+    if isinstance(exc, lmdb.MapFullError):
+        return StoreFullError(f"the store has reached ColdConfig.map_size: {text}")
+    if isinstance(exc, lmdb.DiskError) or any(reason in text for reason in _FULL):
+        return StoreFullError(f"no room left for {path}: {text}")
+    if isinstance(exc, _DAMAGE):
+        return CorruptionError(f"{path / 'data.mdb'} is damaged: {text}")
+    if isinstance(exc, (lmdb.VersionMismatchError, lmdb.IncompatibleError)):
+        return IncompatibleFormatError(f"{path / 'data.mdb'} is of another LMDB format: {text}")
+    if isinstance(exc, lmdb.ReadonlyError):
+        return ReadOnlyError(f"{path} is read-only: {text}")
+    if isinstance(exc, lmdb.PanicError):
+        return StorageError(f"a commit failed half-way; the environment at {path} must be reopened: {text}")
+    if "closed/deleted" in text:
+        return ClosedError("the store was closed")
+    return StorageError(f"{path}: {text}")
+
+
+def check_file(path: Path) -> str:
+    """Why `data.mdb` must not be mapped as it is, or an empty string.
+
+    LMDB trusts its meta pages: a file shorter than they say ends in SIGBUS.
+    """
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            first = file.read(_META.size)
+            if len(first) < _META.size:
+                return f"is {size} bytes long, too short for a meta page"
+            page = struct.unpack_from("=I", first, 16 + 24)[0]
+            file.seek(page)
+            second = file.read(_META.size)
+    except FileNotFoundError:
+        return "is missing"
+    metas = [_META.unpack(raw) for raw in (first, second) if len(raw) == _META.size]
+    metas = [meta for meta in metas if meta[2] & _META_FLAG and meta[4] == _META_MAGIC]
+    if not 512 <= page <= 65536 or page & (page - 1) or len(metas) < 2:
+        return "has no valid meta page"
+    last_page = max(metas, key=lambda meta: int(meta[10]))[9]
+    if size < (last_page + 1) * page:
+        return f"is truncated: {size:,} bytes where its meta page counts {last_page + 1:,} pages of {page}"
+    return ""
+
+
+def walk(path: Path) -> list[str]:
+    """What is wrong with the pages of the environment in `path`; reads the file, never maps it.
+
+    Nobody may be writing to it meanwhile.
+    """
+    try:
+        return [str(problem) for problem in lmdb_verify.verify(str(path))]  # type: ignore[no-untyped-call]  # py-lmdb has no types there
+    except lmdb_verify.VerifyError as exc:
+        return [str(exc)]
+
+
+class _Reading:
+    """One read transaction, counted so that the environment is never closed under it."""
+
+    __slots__ = ("_env", "_txn")
+
+    def __init__(self, env: ColdEnv) -> None:
+        self._env = env
+
+    def __enter__(self) -> Snapshot:
+        env = self._env
+        env.readers.add(self)
+        if env.closing:
+            env.readers.discard(self)
+            raise ClosedError("the store was closed")
+        try:
+            self._txn = env.begin(buffers=True)
+        except lmdb.Error as exc:
+            env.readers.discard(self)
+            raise translate(exc, env.path) from exc
+        return Snapshot(env, self._txn)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._txn.abort()
+        self._env.readers.discard(self)
+        if isinstance(exc, lmdb.Error):
+            raise translate(exc, self._env.path) from exc
+
+
+class ColdEnv:
+    """An open LMDB environment, one per process and generation."""
+
+    def __init__(
+        self, root: Path, generation: int, config: ColdConfig, *, read_only: bool = False, create: bool = False
+    ) -> None:
+        """Open the environment of one generation of the store at `root`.
+
+        Raises:
+            CorruptionError: its file is truncated or has no valid meta page.
+            IncompatibleFormatError, ReadOnlyError, StoreFullError, StorageError: LMDB says so.
+        """
+        self.path = path = root / f"gen-{generation}"
+        self.generation = generation
+        self.read_only = read_only
+        self.closing = False
+        self.readers: set[object] = set()
+        self.rows_read = 0
+        if not create:
+            problem = check_file(path / "data.mdb")
+            # A commit may leave freed pages at the end unwritten: only a walk can tell that from a cut.
+            if problem and ("truncated" not in problem or walk(path)):
+                raise CorruptionError(f"{path / 'data.mdb'} {problem}")
+        # A store on a read-only file system has no lock table to write to.
+        lock = not read_only or os.access(path / "lock.mdb", os.W_OK)
+        try:
+            self._env = lmdb.open(
+                str(path),
+                map_size=config.map_size,
+                subdir=True,
+                readonly=read_only,
+                create=create,
+                readahead=False,
+                max_readers=config.max_readers,
+                max_dbs=len(DATABASES),
+                max_spare_txns=1,
+                lock=lock,
+                # Named, so that an environment variable of LMDB's cannot choose the format.
+                lib_version=0,
+            )
+            self.begin: Callable[..., Any] = self._env.begin
+            if read_only:
+                with self._env.begin() as txn:
+                    handles = [self._env.open_db(name.encode(), txn=txn, create=False) for name in DATABASES]
+            else:
+                with self._env.begin(write=True) as txn:
+                    handles = [self._env.open_db(name.encode(), txn=txn, create=create) for name in DATABASES]
+        except lmdb.Error as exc:
+            if isinstance(exc, lmdb.NotFoundError):
+                raise IncompatibleFormatError(f"{path} holds an LMDB environment that is no tiermem store") from exc
+            raise translate(exc, path) from exc
+        self.dbs = Databases(*handles)
+
+    def read(self) -> _Reading:
+        """A context manager around a read transaction: a `Snapshot`, valid inside it."""
+        return _Reading(self)
+
+    @contextmanager
+    def write(self) -> Iterator[Any]:
+        """A context manager around the write transaction: commits (with fsync), or aborts on an error."""
+        if self.closing:
+            raise ClosedError("the store was closed")
+        try:
+            with self._env.begin(write=True, buffers=True) as txn:
+                yield txn
+        except lmdb.Error as exc:
+            raise translate(exc, self.path) from exc
+
+    def copy(self, target: Path) -> None:
+        """A compacted copy of the newest commit in the existing directory `target`, fsynced."""
+        try:
+            self._env.copy(str(target), compact=True)
+        except lmdb.Error as exc:
+            raise translate(exc, self.path) from exc
+        fd = os.open(target / "data.mdb", os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def stamp(self, transaction: int) -> int:
+        """Transaction ids start anew with an environment; stamps rise over generations."""
+        return self.generation << 48 | transaction
+
+    def last_stamp(self) -> int:
+        """Stamp of the newest commit by any process."""
+        return self.stamp(int(self._env.info()["last_txnid"]))
+
+    def clear_stale_readers(self) -> int:
+        """Free the reader slots of dead processes; how many there were."""
+        return int(self._env.reader_check())
+
+    def sizes(self) -> tuple[int, int, int]:
+        """(bytes in use, bytes of the file, transactions the oldest reader is behind)."""
+        info, page = self._env.info(), self._env.stat()["psize"]
+        oldest = int(info["last_txnid"])
+        for line in self._env.readers().splitlines()[1:]:
+            last = line.split()[-1]
+            oldest = min(oldest, int(last) if last.isdigit() else oldest)
+        used = (int(info["last_pgno"]) + 1) * int(page)
+        return used, (self.path / "data.mdb").stat().st_size, int(info["last_txnid"]) - oldest
+
+    def close(self) -> None:
+        """Close once every reader has left; idempotent."""
+        self.closing = True
+        while self.readers:
+            time.sleep(0.0005)
+        self._env.close()
+
+    def abandon(self) -> None:
+        """After a fork, in the child: let go of an environment that belongs to the parent."""
+        self.closing = True
+        self.readers.clear()
+        self._env.close()

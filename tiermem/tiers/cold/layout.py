@@ -1,0 +1,190 @@
+"""The rows of L3: sub-databases, keys, and the small structures kept in them."""
+
+from __future__ import annotations
+
+import struct
+from typing import Final, TypeVar
+
+import msgspec
+
+from tiermem.codec.frame import seal, unseal
+from tiermem.errors import CorruptionError
+
+STORE_FORMAT: Final = 1
+
+_T = TypeVar("_T")
+
+DATABASES: Final = (
+    "records",
+    "vectors",
+    "expiry",
+    "floors",
+    "log",
+    "namespaces",
+    "names",
+    "garbage",
+    "dictionaries",
+    "cursors",
+    "marks",
+    "meta",
+)
+
+SLOT_MASK: Final = 511
+REASSIGNED: Final = 512
+"""Set in the low bits of a version that the committer gave instead of the one the client had."""
+CLOCK_SHIFT: Final = 10
+"""A version is microseconds << 10 | reassigned bit | client slot."""
+
+OPS: Final = ("put", "delete", "expire", "drop")
+OP_PUT, OP_DELETE, OP_EXPIRE, OP_DROP = range(4)
+
+U32: Final = struct.Struct(">I")
+U64: Final = struct.Struct(">Q")
+FLOOR: Final = struct.Struct("<Q?")
+_STATE: Final = struct.Struct("<8Q")
+_F64: Final = struct.Struct(">d")
+_F64_WORD: Final = struct.Struct(">Q")
+_SIGN: Final = 1 << 63
+
+
+class State(msgspec.Struct):
+    """Counters of the whole store: one row, rewritten by every commit.
+
+    next_sequence: sequence the next change gets; first_sequence: the oldest still in the log.
+    highest: highest version in the store. horizon: highest version whose floor may be gone.
+    """
+
+    next_sequence: int = 1
+    first_sequence: int = 1
+    highest: int = 0
+    horizon: int = 0
+    next_namespace: int = 1
+    next_dictionary: int = 1
+    floors: int = 0
+    commits: int = 0
+
+    def pack(self) -> bytes:
+        """The sealed row."""
+        return seal(b"state", _STATE.pack(*msgspec.structs.astuple(self)))
+
+    @classmethod
+    def unpack(cls, data: bytes | memoryview) -> State:
+        """The state in a sealed row; CorruptionError if it is damaged."""
+        payload = unseal(b"state", data)
+        if len(payload) != _STATE.size:
+            raise CorruptionError("the state row has the wrong length")
+        return cls(*_STATE.unpack(payload))
+
+
+class NamespaceInfo(msgspec.Struct):
+    """What is kept of one namespace. `floor` is the version of its last drop.
+
+    `ordered`: every record came from `append`, so key order is event-time order.
+    """
+
+    id: int
+    dimension: int = 0
+    metric: str = ""
+    model: str = ""
+    records: int = 0
+    timed: int = 0
+    vectors: int = 0
+    ordered: bool = True
+    dropped: bool = False
+    floor: int = 0
+    dictionary: int = 0
+    trained: int = 0
+
+    @property
+    def prefix(self) -> bytes:
+        """The four bytes in front of every key of this namespace."""
+        return U32.pack(self.id)
+
+
+class Identity(msgspec.Struct):
+    """What is baked into a store at its creation, and the clock it goes by."""
+
+    format: int
+    store_id: bytes
+    time_domain: str
+    moved_to: int = 0
+
+
+class CursorInfo(msgspec.Struct):
+    """A named cursor: the last sequence it has committed, and the namespace it follows."""
+
+    position: int
+    namespace: str = ""
+
+
+LogEntry = tuple[str, str, int, int]
+"""(namespace, key, op, version)."""
+LogRow = tuple[list[str], list[tuple[int, str, int, int]]]
+"""(names, [(index of the name, key, op, version)]): the changes of one commit, in order."""
+
+_encode = msgspec.msgpack.Encoder().encode
+_info = msgspec.msgpack.Decoder(NamespaceInfo)
+_identity = msgspec.msgpack.Decoder(Identity)
+_cursor = msgspec.msgpack.Decoder(CursorInfo)
+_log_row = msgspec.msgpack.Decoder(LogRow)
+
+
+def pack_row(key: bytes, row: NamespaceInfo | Identity | CursorInfo | LogRow) -> bytes:
+    """`row` as MessagePack, sealed with its key."""
+    return seal(key, _encode(row))
+
+
+def unpack_info(key: bytes, data: bytes | memoryview) -> NamespaceInfo:
+    """A namespace row; CorruptionError if it is damaged."""
+    return _open(_info, key, data)
+
+
+def unpack_identity(data: bytes | memoryview) -> Identity:
+    """The identity row; CorruptionError if it is damaged."""
+    return _open(_identity, b"identity", data)
+
+
+def unpack_cursor(key: bytes, data: bytes | memoryview) -> CursorInfo:
+    """A cursor row; CorruptionError if it is damaged."""
+    return _open(_cursor, key, data)
+
+
+def unpack_log_row(key: bytes, data: bytes | memoryview) -> LogRow:
+    """A row of the change log; CorruptionError if it is damaged."""
+    row: LogRow = _open(_log_row, key, data)
+    return row
+
+
+def _open(decoder: msgspec.msgpack.Decoder[_T], key: bytes, data: bytes | memoryview) -> _T:
+    payload = unseal(key, data)
+    try:
+        return decoder.decode(payload)
+    except msgspec.MsgspecError as exc:
+        raise CorruptionError(f"row {key!r} is intact but cannot be read: {exc}") from exc
+
+
+def sortable(moment: float) -> int:
+    """A 64-bit integer that orders as the float does, negatives included."""
+    word = int(_F64_WORD.unpack(_F64.pack(moment + 0.0))[0])
+    return word ^ 0xFFFFFFFFFFFFFFFF if word & _SIGN else word | _SIGN
+
+
+def expiry_key(expires: float, key: bytes) -> bytes:
+    """Where the expiry index holds the record stored under `key`."""
+    return U64.pack(sortable(expires)) + key
+
+
+def stream_key(at: float, version: int) -> str:
+    """The key of a stream's record: sorts by event time, then by arrival."""
+    return f"{sortable(at):016x}-{version:016x}"
+
+
+def stream_bound(at: float) -> str:
+    """The lowest key a stream's record of event time `at` or later can have."""
+    return f"{sortable(at):016x}"
+
+
+def successor(prefix: bytes) -> bytes:
+    """The lowest bytes above every string that starts with `prefix`; empty if there are none."""
+    stripped = prefix.rstrip(b"\xff")
+    return stripped[:-1] + bytes((stripped[-1] + 1,)) if stripped else b""

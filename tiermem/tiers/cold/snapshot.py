@@ -1,0 +1,157 @@
+"""Reads of L3 inside one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from tiermem.codec.frame import Frame, unpack_frame, unpack_vector, unseal
+from tiermem.errors import CorruptionError, IncompatibleFormatError
+from tiermem.tiers.cold.layout import (
+    OPS,
+    U32,
+    U64,
+    CursorInfo,
+    Identity,
+    LogEntry,
+    NamespaceInfo,
+    State,
+    successor,
+    unpack_cursor,
+    unpack_identity,
+    unpack_info,
+    unpack_log_row,
+)
+
+if TYPE_CHECKING:
+    from tiermem.tiers.cold.env import ColdEnv
+
+
+class Snapshot:
+    """One consistent view of L3; valid while its transaction is open."""
+
+    def __init__(self, env: ColdEnv, txn: Any) -> None:
+        self.env = env
+        self.txn = txn
+        self.dbs = env.dbs
+
+    @property
+    def stamp(self) -> int:
+        """Rises with every commit: which one this view is of, or is going to be."""
+        return self.env.stamp(self.txn.id())
+
+    def state(self) -> State:
+        """The store's counters."""
+        row = self.txn.get(b"state", db=self.dbs.meta)
+        return State() if row is None else State.unpack(row)
+
+    def identity(self) -> Identity:
+        """What is baked into the store.
+
+        Raises:
+            IncompatibleFormatError: the environment is no tiermem store.
+        """
+        row = self.txn.get(b"identity", db=self.dbs.meta)
+        if row is None:
+            raise IncompatibleFormatError(f"{self.env.path} holds no tiermem store")
+        return unpack_identity(row)
+
+    def info(self, name: str) -> NamespaceInfo | None:
+        """The row of a namespace, dropped ones included."""
+        key = name.encode()
+        row = self.txn.get(key, db=self.dbs.namespaces)
+        return None if row is None else unpack_info(key, row)
+
+    def infos(self, prefix: str = "") -> Iterator[tuple[str, NamespaceInfo]]:
+        """(name, row) of every namespace whose name starts with `prefix`, sorted, without dropped ones."""
+        for key, row in self.rows(self.dbs.namespaces, prefix.encode()):
+            info = unpack_info(key, row)
+            if not info.dropped:
+                yield key.decode(), info
+
+    def record(self, key: bytes) -> Frame | None:
+        """The verified frame of the record stored under `key`."""
+        row = self.txn.get(key, db=self.dbs.records)
+        self.env.rows_read += 1
+        return None if row is None else unpack_frame(key, row)
+
+    def vector(self, key: bytes) -> tuple[int, bytes] | None:
+        """(version, float32 bytes) of the vector stored under `key`."""
+        row = self.txn.get(key, db=self.dbs.vectors)
+        return None if row is None else unpack_vector(key, row)
+
+    def rows(
+        self, db: Any, prefix: bytes = b"", start: bytes = b"", stop: bytes = b"", reverse: bool = False
+    ) -> Iterator[tuple[bytes, memoryview]]:
+        """(key, row) with `prefix`, from `start` up to but without `stop`, in order or against it."""
+        low = max(prefix, start)
+        high = successor(prefix)
+        if stop and (not high or stop < high):
+            high = stop
+        if high and low >= high:
+            return
+        env = self.env
+        with self.txn.cursor(db=db) as cursor:
+            if reverse:
+                found = cursor.set_range(high) and cursor.prev() if high else cursor.last()
+                if not found and high and not cursor.set_range(high):
+                    found = cursor.last()
+                if not found:
+                    return
+                for raw, row in cursor.iterprev():
+                    key = bytes(raw)
+                    if key < low:
+                        return
+                    env.rows_read += 1
+                    yield key, row
+                return
+            if not cursor.set_range(low):
+                return
+            for raw, row in cursor.iternext():
+                key = bytes(raw)
+                if high and key >= high:
+                    return
+                env.rows_read += 1
+                yield key, row
+
+    def log(self, after: int) -> Iterator[tuple[int, LogEntry]]:
+        """(sequence, entry) of the changes behind sequence `after`, oldest first."""
+        start = b""
+        with self.txn.cursor(db=self.dbs.log) as cursor:
+            target = U64.pack(after + 1)
+            found = cursor.set_range(target)
+            if found and bytes(cursor.key()) == target:
+                start = target
+            elif cursor.prev() if found else cursor.last():
+                start = bytes(cursor.key())
+        for key, row in self.rows(self.dbs.log, start=start):
+            names, rows = unpack_log_row(key, row)
+            sequence = U64.unpack(key)[0]
+            for index, record, op, version in rows:
+                if not (0 <= op < len(OPS) and 0 <= index < len(names)):
+                    raise CorruptionError(f"change {sequence} cannot be read")
+                if sequence > after:
+                    yield sequence, (names[index], record, op, version)
+                sequence += 1
+
+    def cursors(self) -> Iterator[tuple[str, CursorInfo]]:
+        """(name, row) of every named cursor."""
+        for key, row in self.rows(self.dbs.cursors):
+            yield key.decode(), unpack_cursor(key, row)
+
+    def cursor(self, name: str) -> CursorInfo | None:
+        """The row of one named cursor."""
+        key = name.encode()
+        row = self.txn.get(key, db=self.dbs.cursors)
+        return None if row is None else unpack_cursor(key, row)
+
+    def dictionaries(self) -> Iterator[tuple[int, bytes]]:
+        """(number, bytes) of every compression dictionary."""
+        for key, row in self.rows(self.dbs.dictionaries):
+            yield U32.unpack(key)[0], unseal(key, row)
+
+    def mark(self, journal_id: int) -> int:
+        """Position up to which the journal of that id has been applied."""
+        key = U64.pack(journal_id)
+        row = self.txn.get(key, db=self.dbs.marks)
+        return 0 if row is None else int(U64.unpack(unseal(key, row))[0])

@@ -1,0 +1,261 @@
+"""The writer of one L3 transaction: applies operations, keeps every index and counter in step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from tiermem.codec.compress import MAX_DICTIONARY_RECORD, MIN_DICTIONARY_RECORD, Compressor
+from tiermem.codec.frame import DECIDED, HAS_VECTOR, NEVER, STREAM, pack_frame, pack_vector, peek, seal
+from tiermem.codec.operation import DELETE, Operation
+from tiermem.tiers.cold.layout import (
+    CLOCK_SHIFT,
+    FLOOR,
+    OP_DELETE,
+    OP_DROP,
+    OP_PUT,
+    REASSIGNED,
+    SLOT_MASK,
+    U64,
+    CursorInfo,
+    LogEntry,
+    NamespaceInfo,
+    expiry_key,
+    pack_row,
+)
+from tiermem.tiers.cold.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from tiermem.tiers.cold.env import ColdEnv
+
+_OVERFLOW: Final = 1900
+"""Values above about half a page of 4096 bytes lie on overflow pages of their own."""
+_KEPT_FLAGS: Final = HAS_VECTOR | STREAM
+
+
+class Writer(Snapshot):
+    """Everything one write transaction does to L3. `finish` must be called before the commit.
+
+    A row read from the transaction points into its pages: it is read before the next write, never after.
+
+    `changes` are the log entries of this transaction; `superseded` counts operations that a higher
+    version had made void.
+    """
+
+    def __init__(self, env: ColdEnv, txn: Any, compressor: Compressor, sampler: Callable[[str, bytes], None]) -> None:
+        super().__init__(env, txn)
+        self.compressor = compressor
+        self.counters = self.state()
+        self.first_new = self.counters.next_sequence
+        self.changes: list[LogEntry] = []
+        self.superseded = 0
+        self._sample = sampler
+        self.wrote = False
+        self._infos: dict[str, NamespaceInfo | None] = {}
+        self._dirty: set[str] = set()
+
+    def info(self, name: str) -> NamespaceInfo | None:
+        """The row of a namespace as this transaction sees it; change it only through `changed`."""
+        if name not in self._infos:
+            self._infos[name] = super().info(name)
+        return self._infos[name]
+
+    def live(self, name: str) -> NamespaceInfo | None:
+        """The row of a namespace, or None if it does not exist or was dropped."""
+        info = self.info(name)
+        return None if info is None or info.dropped else info
+
+    def changed(self, name: str) -> NamespaceInfo:
+        """The row of a namespace that is about to change, made if it is not there."""
+        info = self.info(name)
+        if info is None or info.dropped:
+            fresh = NamespaceInfo(self.counters.next_namespace, floor=info.floor if info else 0)
+            self.counters.next_namespace += 1
+            self.txn.put(fresh.prefix, seal(fresh.prefix, name.encode()), db=self.dbs.names)
+            self._infos[name] = info = fresh
+        self._dirty.add(name)
+        return info
+
+    def next_version(self, above: int, like: int) -> int:
+        """A version above `above` and everything in the store, in the slot of the version `like`."""
+        clock = max(self.counters.highest, above) >> CLOCK_SHIFT
+        version = (clock + 1) << CLOCK_SHIFT | REASSIGNED | (like & SLOT_MASK)
+        self.counters.highest = version
+        return version
+
+    def apply(self, op: Operation, *, decided: bool = False) -> int:
+        """Apply one operation; the version it got, or 0 if a higher version makes it void.
+
+        `decided` says that every journal was drained in this transaction, so what a later one
+        brings came after `op`, whatever its version says.
+        """
+        info = self.live(op.namespace)
+        if op.kind == DELETE and info is None:
+            return 0
+        if info is None:
+            info = self.changed(op.namespace)
+        key = info.prefix + op.key.encode()
+        row = self.txn.get(key, db=self.dbs.records)
+        version = self._rank(op, info, key, row, decided)
+        if version == 0:
+            self.superseded += 1
+            return 0
+        self.counters.highest = max(self.counters.highest, version)
+        if op.kind == DELETE:
+            if row is not None:
+                self.remove(op.namespace, key, row)
+                self.changes.append((op.namespace, op.key, OP_DELETE, version))
+            self.set_floor(key, version, decided)
+            return version
+        self._store(op, info, key, row, version, decided)
+        self.changes.append((op.namespace, op.key, OP_PUT, version))
+        return version
+
+    def _rank(self, op: Operation, info: NamespaceInfo, key: bytes, row: memoryview | None, decided: bool) -> int:
+        """The version at which `op` takes effect, or 0 if what is there already stands above it."""
+        version = op.version
+        above, final = info.floor, True
+        if row is not None:
+            head = peek(row)
+            if head.version > above:
+                above, final = head.version, bool(head.flags & DECIDED)
+        elif self.counters.floors and (floor := self.txn.get(key, db=self.dbs.floors)) is not None:
+            above, final = FLOOR.unpack(floor)
+        elif version <= self.counters.horizon:
+            above, final = self.counters.horizon, True
+        if version > above:
+            return version
+        return self.next_version(above, version) if final or decided else 0
+
+    def _store(
+        self, op: Operation, info: NamespaceInfo, key: bytes, row: memoryview | None, version: int, decided: bool
+    ) -> None:
+        txn, dbs = self.txn, self.dbs
+        created = op.now
+        had_vector = timed = False
+        row_bytes = 0 if row is None else len(row)
+        if row is not None:
+            head = peek(row)
+            had_vector = bool(head.flags & HAS_VECTOR)
+            timed = head.expires != NEVER
+            if head.expires > op.now:
+                created = head.created
+            if timed:
+                txn.delete(expiry_key(head.expires, key), db=dbs.expiry)
+        elif self.counters.floors and txn.delete(key, db=dbs.floors):
+            self.counters.floors -= 1
+        flags = op.flags & _KEPT_FLAGS | (DECIDED if decided else 0)
+        size = len(op.value)
+        codec, dictionary, body = self.compressor.compress(op.value, info.dictionary)
+        if MIN_DICTIONARY_RECORD <= size <= MAX_DICTIONARY_RECORD:
+            self._sample(op.namespace, op.value)
+        frame = pack_frame(
+            key,
+            codec=codec,
+            flags=flags,
+            dictionary=dictionary,
+            version=version,
+            at=op.at,
+            created=created,
+            updated=op.now,
+            expires=op.expires,
+            metadata=op.metadata,
+            value_bytes=size,
+            body=body,
+        )
+        if row_bytes > _OVERFLOW:
+            # LMDB shrinks an overflow value in place and leaks the pages behind it.
+            txn.delete(key, db=dbs.records)
+        txn.put(key, frame, db=dbs.records)
+        if op.expires != NEVER:
+            txn.put(expiry_key(op.expires, key), b"", db=dbs.expiry)
+        if op.vector:
+            txn.put(key, pack_vector(key, version, op.vector), db=dbs.vectors)
+        elif had_vector:
+            txn.delete(key, db=dbs.vectors)
+        added = (
+            int(row is None),
+            int(op.expires != NEVER) - int(timed),
+            int(bool(op.vector)) - int(had_vector),
+            bool(op.flags & STREAM),
+        )
+        if added != (0, 0, 0, True) and (added[:3] != (0, 0, 0) or info.ordered):
+            info = self.changed(op.namespace)
+            info.records += added[0]
+            info.timed += added[1]
+            info.vectors += added[2]
+            info.ordered = info.ordered and added[3]
+
+    def remove(self, name: str, key: bytes, row: memoryview) -> None:
+        """Delete the record whose row is `row`, with its vector and its place in the expiry index."""
+        head = peek(row)
+        info = self.changed(name)
+        info.records -= 1
+        if head.expires != NEVER:
+            self.txn.delete(expiry_key(head.expires, key), db=self.dbs.expiry)
+            info.timed -= 1
+        if head.flags & HAS_VECTOR:
+            self.txn.delete(key, db=self.dbs.vectors)
+            info.vectors -= 1
+        self.txn.delete(key, db=self.dbs.records)
+
+    def set_floor(self, key: bytes, version: int, decided: bool) -> None:
+        """Remember that what was under `key` is gone as of `version`."""
+        self.wrote = True
+        if self.txn.get(key, db=self.dbs.floors) is None:
+            self.counters.floors += 1
+        self.txn.put(key, FLOOR.pack(version, decided), db=self.dbs.floors)
+
+    def drop(self, name: str) -> bool:
+        """Drop a namespace: gone at once, its rows left to `collect`. True if it existed.
+
+        Every journal was drained in this transaction.
+        """
+        info = self.live(name)
+        if info is None:
+            return False
+        version = self.next_version(0, 0)
+        self.txn.put(info.prefix, b"", db=self.dbs.garbage)
+        self._infos[name] = NamespaceInfo(info.id, dropped=True, floor=version)
+        self._dirty.add(name)
+        self.changes.append((name, "", OP_DROP, version))
+        return True
+
+    def set_mark(self, journal_id: int, position: int) -> None:
+        """The journal of that id is applied up to `position`."""
+        self.wrote = True
+        key = U64.pack(journal_id)
+        self.txn.put(key, seal(key, U64.pack(position)), db=self.dbs.marks)
+
+    def delete_mark(self, journal_id: int) -> None:
+        """The journal of that id is no longer in service."""
+        self.wrote = True
+        self.txn.delete(U64.pack(journal_id), db=self.dbs.marks)
+
+    def set_cursor(self, name: str, cursor: CursorInfo | None) -> None:
+        """Keep a named cursor, or with None forget it."""
+        self.wrote = True
+        key = name.encode()
+        if cursor is None:
+            self.txn.delete(key, db=self.dbs.cursors)
+        else:
+            self.txn.put(key, pack_row(key, cursor), db=self.dbs.cursors)
+
+    def finish(self) -> None:
+        """Write the log row, the namespaces' rows and the counters, if this transaction wrote anything."""
+        if not (self.wrote or self.changes or self._dirty):
+            return
+        for name in self._dirty:
+            info = self._infos[name]
+            if info is not None:
+                key = name.encode()
+                self.txn.put(key, pack_row(key, info), db=self.dbs.namespaces)
+        counters = self.counters
+        if self.changes:
+            names: dict[str, int] = {}
+            rows = [(names.setdefault(name, len(names)), key, op, version) for name, key, op, version in self.changes]
+            key = U64.pack(counters.next_sequence)
+            self.txn.put(key, pack_row(key, (list(names), rows)), db=self.dbs.log, append=True)
+            counters.next_sequence += len(rows)
+        counters.commits += 1
+        self.txn.put(b"state", counters.pack(), db=self.dbs.meta)

@@ -1,0 +1,238 @@
+"""The journal: a mapped, preallocated ring of checksummed frames that outlives its process.
+
+A write is a copy into the page cache followed by one aligned 64-bit store of the head, so a frame
+below the head survives `kill -9`. Positions count bytes since the ring was last reset and never
+wrap: position // capacity is the lap, position % capacity the offset. A frame never straddles the
+end of the ring. Only the owner appends; anyone may read frames below the head.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from xxhash import xxh3_64_intdigest
+
+from tiermem.errors import CorruptionError, IncompatibleFormatError, StorageError, StoreFullError
+
+MAGIC: Final = b"TMJRNL\x00\x01"
+FORMAT: Final = 1
+HEADER_BYTES: Final = 4096
+FRAME_BYTES: Final = 16
+_FULL_ERRNOS: Final = frozenset((28, 27, 122))
+"""ENOSPC, EFBIG and EDQUOT."""
+_HEAD_WORD: Final = 16
+"""The head is the aligned 64-bit word at byte 128, on a cache line of its own."""
+_SKIP: Final = 0xFFFFFFFF
+_MASK: Final = 2**64 - 1
+
+# magic, format, reserved, store id, journal id, capacity, boot id
+_HEADER: Final = struct.Struct("<8sII16sQQ16s")
+_CHECKSUM: Final = struct.Struct("<Q")
+_FRAME: Final = struct.Struct("<QII")
+_SIZES: Final = struct.Struct("<II")
+
+
+class JournalFrame(NamedTuple):
+    """One frame: where the next one starts, how many operations it holds, and their bytes."""
+
+    end: int
+    operations: int
+    payload: bytes
+
+
+def boot_id() -> bytes:
+    """16 bytes that change with every boot of the machine; zeros where that cannot be known."""
+    try:
+        text = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
+        return bytes.fromhex(text.strip().replace("-", ""))
+    except (OSError, ValueError):
+        return bytes(16)
+
+
+class Journal:
+    """One journal file, mapped. `id` 0 means it was never put into service."""
+
+    def __init__(self, path: Path, *, writable: bool) -> None:
+        """Map an existing file.
+
+        Raises:
+            CorruptionError: it is too short, or its header fails its checksum.
+            IncompatibleFormatError: it is of a newer format.
+            StorageError: it cannot be opened or mapped.
+        """
+        self.path = path
+        try:
+            fd = os.open(path, os.O_RDWR if writable else os.O_RDONLY)
+            try:
+                size = os.fstat(fd).st_size
+                if size < HEADER_BYTES + 4096:
+                    raise CorruptionError(f"journal {path.name} of {size} bytes is shorter than its header")
+                access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
+                self._map = mmap.mmap(fd, size, access=access)
+            finally:
+                os.close(fd)
+        except OSError as exc:
+            raise StorageError(f"journal {path.name} cannot be mapped: {exc}") from exc
+        self._words = memoryview(self._map)[:HEADER_BYTES].cast("Q")
+        self.capacity = size - HEADER_BYTES
+        self.applied = 0
+        try:
+            self._read_header()
+        except BaseException:
+            self.close()
+            raise
+
+    @classmethod
+    def create(cls, path: Path, capacity: int) -> Journal:
+        """A new file with every block allocated and mapped in, not yet in service.
+
+        Raises:
+            StoreFullError: there is no room for it.
+            StorageError: the file system refuses.
+        """
+        fresh = path.with_suffix(".new")
+        try:
+            fd = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+            try:
+                # A mapped file with holes on a full disk would end in SIGBUS.
+                os.posix_fallocate(fd, 0, HEADER_BYTES + capacity)
+                os.fsync(fd)
+            except OSError:
+                os.unlink(fresh)
+                raise
+            finally:
+                os.close(fd)
+            os.rename(fresh, path)
+        except OSError as exc:
+            error = StoreFullError if exc.errno in _FULL_ERRNOS else StorageError
+            raise error(f"journal {path.name} cannot be created: {exc}") from exc
+        return cls(path, writable=True)
+
+    def _read_header(self) -> None:
+        header = self._map[: _HEADER.size]
+        magic, form, _, self.store_id, self.id, capacity, self.boot = _HEADER.unpack(header)
+        if header == bytes(_HEADER.size):
+            return
+        stored = _CHECKSUM.unpack_from(self._map, _HEADER.size)[0]
+        if magic[:7] != MAGIC[:7] or xxh3_64_intdigest(header) != stored:
+            raise CorruptionError(f"journal {self.path.name}: header fails its checksum")
+        if form != FORMAT:
+            raise IncompatibleFormatError(f"journal {self.path.name}: format {form}, this version reads {FORMAT}")
+        if capacity != self.capacity:
+            raise CorruptionError(f"journal {self.path.name}: {self.capacity} bytes where its header says {capacity}")
+
+    def refresh(self) -> bool:
+        """Read the header again; True if the journal was put into service anew since."""
+        before = self.id
+        self._read_header()
+        return bool(self.id != before)
+
+    def reset(self, store_id: bytes, journal_id: int) -> None:
+        """Put the file into service under a new id, empty; `sync` makes that durable.
+
+        The caller owns the file, and all of it was applied.
+        """
+        header = _HEADER.pack(MAGIC, FORMAT, 0, store_id, journal_id, self.capacity, boot_id())
+        self._words[_HEAD_WORD] = 0
+        self._map[: len(header) + 8] = header + _CHECKSUM.pack(xxh3_64_intdigest(header))
+        self.store_id, self.id, self.applied = store_id, journal_id, 0
+
+    def sync(self) -> None:
+        """Make the header and the file's name durable."""
+        self._map.flush(0, HEADER_BYTES)
+        folder = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    @property
+    def head(self) -> int:
+        """Position behind the newest frame."""
+        return self._words[_HEAD_WORD]
+
+    @property
+    def largest(self) -> int:
+        """Most payload bytes one frame may hold."""
+        return self.capacity // 2 - FRAME_BYTES
+
+    def append(self, payload: bytes, count: int) -> int:
+        """Append one frame of at most `largest` bytes; the position behind it, or 0 if the ring is full.
+
+        The caller serialises appends. When this returns, the frame survives the death of the process.
+        """
+        size = len(payload)
+        position = self._words[_HEAD_WORD]
+        capacity = self.capacity
+        offset = position % capacity
+        need = (size + FRAME_BYTES + 7) & ~7
+        if offset + need > capacity:
+            start = position + capacity - offset
+            if start + need - self.applied > capacity:
+                return 0
+            if capacity - offset >= FRAME_BYTES:
+                self._write(position, offset, _SKIP, 0, b"")
+            position, offset = start, 0
+        elif position + need - self.applied > capacity:
+            return 0
+        self._write(position, offset, size, count, payload)
+        position += need
+        self._words[_HEAD_WORD] = position
+        return position
+
+    def _write(self, position: int, offset: int, size: int, count: int, payload: bytes) -> None:
+        rest = _SIZES.pack(size, count) + payload
+        start = HEADER_BYTES + offset
+        checksum = xxh3_64_intdigest(rest, self.id ^ position)
+        self._map[start : start + 8 + len(rest)] = _CHECKSUM.pack(checksum) + rest
+
+    def frames(self, start: int, end: int | None = None) -> Iterator[JournalFrame]:
+        """The frames from position `start` up to the head, oldest first.
+
+        A frame that fails its checksum ends the iteration if the machine was booted since the
+        journal was written (its pages may never have reached the disk).
+
+        Raises:
+            CorruptionError: a frame below the head fails although nothing was lost to a reboot.
+        """
+        head = self.head if end is None else end
+        if head - start > self.capacity:
+            if self._rebooted():
+                return
+            raise CorruptionError(f"journal {self.path.name}: head {head} lies beyond the ring behind {start}")
+        while start < head:
+            offset = start % self.capacity
+            left = self.capacity - offset
+            if left < FRAME_BYTES:
+                start += left
+                continue
+            at = HEADER_BYTES + offset
+            checksum, size, count = _FRAME.unpack_from(self._map, at)
+            length = 0 if size == _SKIP else size
+            fits = length <= left - FRAME_BYTES
+            rest = self._map[at + 8 : at + FRAME_BYTES + length] if fits else b""
+            if not fits or xxh3_64_intdigest(rest, self.id ^ start) != checksum:
+                if self._rebooted():
+                    return
+                raise CorruptionError(
+                    f"journal {self.path.name} is damaged at position {start}: "
+                    f"up to {head - start} bytes of acknowledged writes cannot be read"
+                )
+            if size == _SKIP:
+                start += left
+                continue
+            start += (length + FRAME_BYTES + 7) & ~7
+            yield JournalFrame(start, count, rest[8:])
+
+    def _rebooted(self) -> bool:
+        return bool(self.boot != boot_id())
+
+    def close(self) -> None:
+        """Unmap; the file stays."""
+        self._words.release()
+        self._map.close()

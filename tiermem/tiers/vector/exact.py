@@ -1,0 +1,222 @@
+"""The exact index: float32 rows in blocks, scanned whole.
+
+Blocks are append-only: an updated vector becomes a new row and its old row a tombstone, so a search
+that has begun keeps seeing what it began with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from tiermem.protocols import Found, Row
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+BLOCK_ROWS: Final = 8192
+_SLACK: Final = 1e-4
+"""Error allowed to a float32 score, relative to the norms; all rows that near the edge are scored again."""
+
+
+class _Block:
+    __slots__ = ("alive", "at", "expires", "keys", "metadata", "rows", "size", "squares", "versions")
+
+    def __init__(self, rows: int, dimension: int) -> None:
+        self.rows: NDArray[np.float32] = np.empty((rows, dimension), np.float32)
+        self.squares: NDArray[np.float32] = np.empty(rows, np.float32)
+        self.at: NDArray[np.float64] = np.empty(rows)
+        self.expires: NDArray[np.float64] = np.empty(rows)
+        self.alive: NDArray[np.bool_] = np.zeros(rows, bool)
+        self.versions: list[int] = []
+        self.keys: list[str] = []
+        self.metadata: list[bytes] = []
+        self.size = 0
+
+
+def exact_scores(metric: str, rows: NDArray[np.float32], query: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The score of each float32 row (n, d) for `query` (d,), summed in float64.
+
+    cosine: r·q / (|r||q|); dot: r·q; euclidean: -|r - q|. Independent of how rows are grouped.
+    """
+    wide, target = rows.astype(np.float64), query.astype(np.float64)
+    if metric == "euclidean":
+        return np.asarray(-np.sqrt(np.einsum("ij,ij->i", wide - target, wide - target)))
+    scores = np.einsum("ij,j->i", wide, target)
+    if metric == "cosine":
+        norms = np.sqrt(np.einsum("ij,ij->i", wide, wide)) * np.sqrt(np.einsum("i,i->", target, target))
+        scores = np.clip(scores / norms, -1.0, 1.0)
+    return np.asarray(scores)
+
+
+class ExactIndex:
+    """A `VectorIndex` that looks at every row. One writer at a time; searches need no lock."""
+
+    def __init__(self, dimension: int, metric: str) -> None:
+        self.dimension = dimension
+        self.metric = metric
+        self._blocks: list[_Block] = []
+        self._where: dict[str, tuple[_Block, int]] = {}
+        self._dead = 0
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+    @property
+    def tombstones(self) -> int:
+        """Rows that were replaced or deleted and still take room."""
+        return self._dead
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays."""
+        return sum(
+            block.rows.nbytes + block.squares.nbytes + block.at.nbytes * 2 + block.alive.nbytes
+            for block in self._blocks
+        )
+
+    def version(self, key: str) -> int:
+        """The version of the live row of `key`, or 0."""
+        place = self._where.get(key)
+        return 0 if place is None else place[0].versions[place[1]]
+
+    def upsert(self, rows: Iterable[Row]) -> None:
+        """Add rows, replacing those of the same keys."""
+        batch = list(rows)
+        if len({row.key for row in batch}) < len(batch):
+            batch = list({row.key: row for row in batch}.values())
+        matrix = np.frombuffer(b"".join([row.vector for row in batch]), "<f4").reshape(len(batch), self.dimension)
+        done = 0
+        while done < len(batch):
+            block = self._room(len(batch) - done)
+            part = batch[done : done + len(block.alive) - block.size]
+            start, stop = block.size, block.size + len(part)
+            block.rows[start:stop] = fresh = matrix[done : done + len(part)]
+            with np.errstate(over="ignore"):
+                block.squares[start:stop] = np.einsum("ij,ij->i", fresh, fresh)
+            block.at[start:stop] = [row.at for row in part]
+            block.expires[start:stop] = [row.expires for row in part]
+            block.versions.extend([row.version for row in part])
+            block.keys.extend([row.key for row in part])
+            block.metadata.extend([row.metadata for row in part])
+            for number, row in enumerate(part, start):
+                self._bury(row.key)
+                self._where[row.key] = (block, number)
+            block.alive[start:stop] = True
+            # Published last: a search that runs meanwhile reads `size` first.
+            block.size = stop
+            done += len(part)
+        self._settle()
+
+    def remove(self, keys: Iterable[str]) -> None:
+        """Delete the rows of `keys`; unknown keys are ignored."""
+        for key in keys:
+            self._bury(key)
+            self._where.pop(key, None)
+        self._settle()
+
+    def search(
+        self,
+        query: NDArray[np.float32],
+        k: int,
+        *,
+        now: float,
+        since: float,
+        until: float,
+        allows: Callable[[bytes], bool] | None,
+        min_score: float,
+    ) -> list[Found]:
+        """The min(k, matches) best rows with since ≤ at < until, unexpired and allowed, best first.
+
+        `allows` is asked of encoded metadata. Ties are ordered by key.
+        """
+        pool: list[tuple[float, str, _Block, int]] = []
+        for block in list(self._blocks):
+            size = block.size
+            if not size:
+                continue
+            mask = block.alive[:size] & (block.expires[:size] > now)
+            if since != -np.inf:
+                mask &= block.at[:size] >= since
+            if until != np.inf:
+                mask &= block.at[:size] < until
+            open_rows = np.flatnonzero(mask)
+            if allows is not None:
+                metadata = block.metadata
+                verdicts = [allows(metadata[row]) for row in open_rows.tolist()]
+                open_rows = open_rows[np.array(verdicts, bool)]
+            if not len(open_rows):
+                continue
+            chosen = self._best(block, open_rows, size, query, k)
+            scores = exact_scores(self.metric, block.rows[chosen], query)
+            pool.extend(
+                (-score, block.keys[row], block, row)
+                for score, row in zip(scores.tolist(), chosen.tolist(), strict=True)
+                if score >= min_score
+            )
+        pool.sort(key=lambda entry: entry[:2])
+        return [Found(key, -score, block.versions[row], block.metadata[row]) for score, key, block, row in pool[:k]]
+
+    def _best(
+        self, block: _Block, open_rows: NDArray[np.intp], size: int, query: NDArray[np.float32], k: int
+    ) -> NDArray[np.intp]:
+        """Of `open_rows`, at least the k best, chosen by float32 scores with some slack."""
+        if len(open_rows) <= k:
+            return open_rows
+        whole = len(open_rows) * 4 > size
+        rows = block.rows[:size] if whole else block.rows[open_rows]
+        squares = block.squares[:size] if whole else block.squares[open_rows]
+        with np.errstate(over="ignore", invalid="ignore"):
+            rough = rows @ query
+            square = float(query @ query)
+            if self.metric == "cosine":
+                rough /= np.sqrt(squares)
+                scale = square**0.5
+            elif self.metric == "dot":
+                scale = float(squares.max()) ** 0.5 * square**0.5
+            else:
+                rough = 2.0 * rough - squares
+                scale = float(squares.max()) + square
+        if whole:
+            rough = rough[open_rows]
+        if not (np.isfinite(rough).all() and np.isfinite(scale)):
+            # Outside float32's range the rough order means nothing: score every row exactly.
+            return open_rows
+        edge = np.partition(rough, len(rough) - k)[len(rough) - k]
+        return np.asarray(open_rows[rough >= edge - _SLACK * scale])
+
+    def _room(self, rows: int) -> _Block:
+        if not self._blocks or self._blocks[-1].size == len(self._blocks[-1].alive):
+            # Blocks start small, so that many small namespaces stay small.
+            held = sum(len(block.alive) for block in self._blocks)
+            self._blocks.append(_Block(min(BLOCK_ROWS, max(64, held, rows)), self.dimension))
+        return self._blocks[-1]
+
+    def _bury(self, key: str) -> None:
+        place = self._where.get(key)
+        if place is not None:
+            place[0].alive[place[1]] = False
+            self._dead += 1
+
+    def _settle(self) -> None:
+        """Rewrite the rows once more than half of them are tombstones."""
+        if self._dead <= max(len(self._where), 64):
+            return
+        rows = [
+            Row(key, b.rows[i].tobytes(), b.versions[i], float(b.at[i]), float(b.expires[i]), b.metadata[i])
+            for key, (b, i) in self._where.items()
+        ]
+        self._blocks, self._where, self._dead = [], {}, 0
+        if rows:
+            self.upsert(rows)
+
+
+def as_float32(vector: Sequence[float] | NDArray[Any]) -> NDArray[np.float32]:
+    """`vector` as contiguous float32; TypeError or ValueError where numpy cannot."""
+    array = np.asarray(vector)
+    if array.dtype.kind not in "fiu":
+        raise TypeError(f"dtype {array.dtype} is not a number")
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(array, np.float32)
