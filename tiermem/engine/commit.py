@@ -1,0 +1,357 @@
+"""The committer: drains journals into L3, one transaction a batch, inline or in a thread."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from tiermem.codec.operation import Operation, unpack_operations
+from tiermem.engine.upkeep import Upkeep
+from tiermem.errors import IncompatibleFormatError, TiermemError
+from tiermem.tiers.cold import Writer
+from tiermem.tiers.journal import Journal
+
+if TYPE_CHECKING:
+    from tiermem.engine.store import Decision, Store
+
+SLICE: Final = 0.002
+"""Seconds of work in one background commit: the write lock is held no longer."""
+ROOM_SLICE: Final = 0.02
+"""The same where a writer waits for room in the journal and does the work itself."""
+IDLE: Final = 1.0
+"""Seconds between looks at what expired while nothing is written."""
+RETRY: Final = 0.5
+
+
+class Committer:
+    """Moves what was journaled into L3. `roused` is False while a writer must call `rouse`."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.roused = False
+        self.commits = 0
+        self.committed = 0
+        self.superseded = 0
+        self.last_seconds = 0.0
+        self.upkeep = Upkeep(store)
+        self._foreign: dict[Path, tuple[int, Journal]] = {}
+        self._thread: threading.Thread | None = None
+        self._event = threading.Event()
+        self._hurry = threading.Event()
+        self._stop = False
+        self._due = 0.0
+
+    @property
+    def home(self) -> str:
+        """Where commits are made: "inline" or "thread"."""
+        return "inline" if self.store.config.cold.committer == "inline" else "thread"
+
+    def rouse(self) -> None:
+        """Something was journaled: see to it that it is committed within `sync_interval`."""
+        if self.home == "inline":
+            now = time.monotonic()
+            if not self._due:
+                self._due = now + self.store.config.cold.sync_interval
+            elif now >= self._due:
+                self._due = 0.0
+                self.drain()
+                self.upkeep.run_if_due()
+            return
+        self.roused = True
+        if self._thread is None:
+            with self.store.lock:
+                if self._thread is None and not self._stop:
+                    self._thread = threading.Thread(target=self._run, name="tiermem-committer", daemon=True)
+                    self._thread.start()
+        self._event.set()
+
+    def _run(self) -> None:
+        pause = self.store.config.cold.sync_interval / 2
+        while not self._stop:
+            if self._event.wait(IDLE):
+                self._hurry.wait(pause)
+            if self._stop:
+                return
+            self._event.clear()
+            self._hurry.clear()
+            self.roused = False
+            try:
+                self.drain()
+                self.upkeep.run_if_due()
+            except (TiermemError, OSError) as exc:
+                if self._stop or self.store.closed:
+                    return
+                # Nothing is lost: it stays journaled, is shown in `stats()`, and is tried again.
+                self.store.degraded["committer"] = f"the last commit failed: {exc}"
+                self.roused = True
+                self._hurry.wait(RETRY)
+                self._event.set()
+            else:
+                self.store.degraded.pop("committer", None)
+
+    def drain(self) -> None:
+        """Commit, slice by slice, everything this process had journaled when called."""
+        journal = self.store.journal
+        if journal is None:
+            return
+        head = journal.head
+        while journal.applied < head:
+            self.commit(budget=SLICE)
+
+    def make_room(self, need: int) -> None:
+        """Commit until `need` bytes fit into the journal; the writer that found it full does the work."""
+        journal = self.store.journal
+        if journal is None:
+            return
+        # A frame may leave as much unused at the end of the ring as it takes.
+        while journal.head - journal.applied > max(0, journal.capacity // 2 - 2 * need):
+            self.commit(budget=ROOM_SLICE)
+
+    def flush(self) -> None:
+        """Commit what every process had journaled when called."""
+        self.commit(everything=True)
+
+    def commit(
+        self,
+        *,
+        everything: bool = False,
+        decision: Decision | None = None,
+        budget: float | None = None,
+        work: Callable[[Writer], None] | None = None,
+    ) -> list[int]:
+        """One transaction: own journal (for `budget` seconds), with `everything` all others, then the rest.
+
+        `decision` returns operations to apply once all journals were drained; `work` may do anything.
+        Returns the versions of what `decision` returned.
+        """
+        store = self.store
+        failure: TiermemError | None = None
+        versions: list[int] = []
+        drafts: Sequence[Any] = ()
+        started = time.perf_counter()
+        with store.commit_lock, ExitStack() as stack:
+            store.check_writable()
+            writer = stack.enter_context(self._transaction())
+            mark = 0 if store.journal is None else writer.mark(store.journal.id)
+            deadline = None if everything or budget is None else started + budget
+            own, position = self._drain_own(writer, mark, deadline)
+            first_other = len(writer.changes)
+            if everything:
+                self._drain_others(writer)
+            if decision is not None:
+                try:
+                    drafts = decision(writer)
+                except TiermemError as exc:
+                    # The decision changed nothing; what was drained is still worth committing.
+                    failure = exc
+            with store.lock:
+                store.observe(writer.counters.highest)
+                for _, op in drafts:
+                    op.version = store.next_version()
+            versions = [writer.apply(op, decided=True) for _, op in drafts]
+            if work is not None:
+                work(writer)
+            writer.finish()
+            transaction = writer.stamp
+            stack.close()
+            self._settle(writer, mark, own, position, first_other, transaction)
+            self.last_seconds = time.perf_counter() - started
+        if failure is not None:
+            raise failure
+        return versions
+
+    def _transaction(self) -> Any:
+        return _Transaction(self)
+
+    def _drain_own(self, writer: Writer, mark: int, deadline: float | None) -> tuple[list[tuple[Operation, int]], int]:
+        journal = self.store.journal
+        own: list[tuple[Operation, int]] = []
+        position = mark
+        if journal is None:
+            return own, position
+        for frame in journal.frames(mark):
+            own.extend([(op, writer.apply(op)) for op in unpack_operations(frame.payload)])
+            position = frame.end
+            if deadline is not None and time.perf_counter() > deadline:
+                break
+        if position != mark:
+            writer.set_mark(journal.id, position)
+        return own, position
+
+    def _drain_others(self, writer: Writer) -> None:
+        store = self.store
+        mine = None if store.journal is None else store.journal.path
+        for path in store.control.journals():
+            if path == mine:
+                continue
+            journal = self.foreign(path)
+            if journal is None:
+                continue
+            mark = position = writer.mark(journal.id)
+            for frame in journal.frames(mark):
+                for op in unpack_operations(frame.payload):
+                    writer.apply(op)
+                position = frame.end
+            if position != mark:
+                writer.set_mark(journal.id, position)
+
+    def foreign(self, path: Path) -> Journal | None:
+        """The journal of another client, mapped; None if it is not in service or has gone.
+
+        Raises:
+            IncompatibleFormatError: it belongs to another store.
+        """
+        try:
+            inode = os.stat(path).st_ino
+        except FileNotFoundError:
+            return None
+        known = self._foreign.get(path)
+        if known is not None and known[0] == inode:
+            journal = known[1]
+            journal.refresh()
+        else:
+            journal = Journal(path, writable=False)
+            if known is not None:
+                known[1].close()
+            self._foreign[path] = (inode, journal)
+        if journal.id == 0:
+            return None
+        if journal.store_id != self.store.store_id:
+            raise IncompatibleFormatError(f"journal {path.name} belongs to another store")
+        return journal
+
+    def operations(self, journal: Journal, start: int, end: int) -> Iterator[Operation]:
+        """The operations in the frames of `journal` between two positions."""
+        for frame in journal.frames(start, end):
+            yield from unpack_operations(frame.payload)
+
+    def _settle(
+        self,
+        writer: Writer,
+        mark: int,
+        own: list[tuple[Operation, int]],
+        position: int,
+        first_other: int,
+        transaction: int,
+    ) -> None:
+        """Make this process agree with what was just committed."""
+        store = self.store
+        sequence = writer.counters.next_sequence
+        with store.lock:
+            journal = store.journal
+            store.retire(mark)
+            for op, version in own:
+                space = store.spaces.get(op.namespace)
+                if space is None:
+                    continue
+                known = space.pending.get(op.key)
+                if known is not None and known.version == op.version:
+                    del space.pending[op.key]
+                    if version != op.version:
+                        store.absorb([(op.namespace, op.key, 0, version)], own=True)
+            if journal is not None and position > journal.applied:
+                journal.applied = position
+            store.absorb(writer.changes[first_other:], own=True)
+            store.observe(writer.counters.highest)
+            followed = writer.first_new == store.seen_sequence
+            if followed:
+                store.seen_sequence = sequence
+                store.seen_transaction = max(store.seen_transaction, transaction)
+        self.commits += 1
+        self.committed += len(writer.changes)
+        self.superseded += writer.superseded
+        store.control.publish_time(store.clock.now())
+        if writer.changes:
+            self._publish(sequence, transaction)
+        if not followed:
+            store.catch_up()
+
+    def _publish(self, sequence: int, transaction: int) -> None:
+        store = self.store
+        store.control.publish(sequence, store.generation)
+        # Two publishers may store in the wrong order; whoever finds a newer commit behind its own
+        # stores that one's number, so that the last number stored is always the newest.
+        while (latest := store.cold.last_stamp()) != transaction:
+            transaction = latest
+            with store.cold.read() as snapshot:
+                sequence = snapshot.state().next_sequence
+            store.control.publish(sequence, store.generation)
+        with store.lock:
+            if store.seen_sequence == sequence:
+                store.seen[0] = sequence
+
+    def open_journal(self) -> None:
+        """Put a journal of this process's own into service, fsynced with its directory."""
+        store = self.store
+        with store.commit_lock:
+            store.check_writable()
+            if store.journal is not None:
+                return
+            path = store.control.journal_path(store.slot)
+            with self._transaction() as writer:
+                self._drain_others(writer)
+                journal = Journal(path, writable=True) if path.exists() else None
+                if journal is not None:
+                    writer.delete_mark(journal.id)
+                if journal is None or journal.capacity != store.config.cold.journal_bytes:
+                    if journal is not None:
+                        journal.close()
+                    journal = Journal.create(path, store.config.cold.journal_bytes)
+                journal.reset(store.store_id, int.from_bytes(os.urandom(8)) | 1)
+                journal.sync()
+                writer.set_mark(journal.id, 0)
+                writer.finish()
+                transaction = writer.stamp
+            known = self._foreign.pop(path, None)
+            if known is not None:
+                known[1].close()
+            self._settle(writer, 0, [], 0, 0, transaction)
+            store.journal = journal
+
+    def leave(self, move: Callable[[Writer], None]) -> None:
+        """Commit `move`, which marks this environment as left, in a transaction that drains nothing."""
+        with self.store.commit_lock:
+            self.store.check_writable()
+            with self._transaction() as writer:
+                move(writer)
+
+    def stop(self) -> None:
+        """End the thread; what is pending stays journaled."""
+        self._stop = True
+        self._event.set()
+        self._hurry.set()
+        thread, self._thread = self._thread, None
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+        for _, journal in self._foreign.values():
+            journal.close()
+        self._foreign.clear()
+
+
+class _Transaction:
+    """A write transaction on the current generation, as a `Writer`."""
+
+    def __init__(self, committer: Committer) -> None:
+        self._committer = committer
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Writer:
+        store = self._committer.store
+        while True:
+            cold = store.cold
+            txn = self._stack.enter_context(cold.write())
+            writer = Writer(cold, txn, store.compressor, self._committer.upkeep.sample)
+            moved = writer.identity().moved_to
+            if not moved:
+                return writer
+            # Another process has compacted: this environment is a relic, and takes no more writes.
+            self._stack.close()
+            store.move_to(moved)
+
+    def __exit__(self, *args: object) -> bool | None:
+        return self._stack.__exit__(*args)  # type: ignore[arg-type]  # the arguments are handed through

@@ -1,0 +1,341 @@
+"""Opening and closing: making a store, finding the live generation, replaying journals, forks, exit."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any, Final
+
+from tiermem.config import Config
+from tiermem.engine.store import Store
+from tiermem.errors import (
+    ClosedError,
+    ConfigMismatch,
+    CorruptionError,
+    IncompatibleFormatError,
+    StorageError,
+    TiermemError,
+    TimeDomainMismatch,
+)
+from tiermem.protocols import Clock, Embedder
+from tiermem.tiers.cold import ColdEnv
+from tiermem.tiers.cold.env import check_file
+from tiermem.tiers.cold.layout import STORE_FORMAT, Identity, State, pack_row
+from tiermem.tiers.control import Control, exclusive
+
+OPEN_TIMEOUT: Final = 30.0
+"""Seconds to wait for another process that is opening or compacting the same store."""
+_MARKER: Final = "tiermem store 1\n"
+
+_registry: dict[tuple[int, int], Store] = {}
+"""Open stores of this process by device and inode of their directory: LMDB allows one environment each."""
+_registry_lock = threading.Lock()
+
+
+def acquire(
+    path: str | os.PathLike[str],
+    config: Config | None,
+    clock: Clock | None,
+    embedder: Embedder | None,
+    read_only: bool,
+    verify: bool,
+) -> Store:
+    """The store at `path`, opened, or shared with the handle that has it open in this process."""
+    root = Path(path)
+    with _registry_lock:
+        try:
+            _prepare(root, read_only)
+            place = root.stat()
+        except OSError as exc:
+            raise StorageError(f"{root} cannot be opened: {exc}") from exc
+        known = _registry.get((place.st_dev, place.st_ino))
+        if known is not None:
+            _compatible(known, config, clock, embedder, read_only)
+            known.users += 1
+            return known
+        store = Store(root.resolve(), config or Config(), clock, embedder, read_only)
+        try:
+            _open(store, verify)
+        except OSError as exc:
+            raise StorageError(f"{root} cannot be opened: {exc}") from exc
+        store.users = 1
+        _registry[place.st_dev, place.st_ino] = store
+        return store
+
+
+def release(store: Store) -> None:
+    """One handle less; the last one commits what is pending and closes."""
+    with _registry_lock:
+        store.users -= 1
+        if store.users > 0 or store.closed:
+            return
+        for place in [place for place, known in _registry.items() if known is store]:
+            del _registry[place]
+        _close(store)
+
+
+def _compatible(
+    store: Store, config: Config | None, clock: Clock | None, embedder: Embedder | None, read_only: bool
+) -> None:
+    """A second handle in one process shares the first's tiers, so it cannot ask for others."""
+    for name, wanted, present in (
+        ("config", config, store.config),
+        ("embedder", embedder, store.embedder),
+    ):
+        if wanted is not None and wanted != present:
+            raise ConfigMismatch(f"{store.root} is open in this process with another {name}")
+    if clock is not None and clock is not store.clock and clock.domain + store.clock.domain != "realreal":
+        raise ConfigMismatch(f"{store.root} is open in this process with another clock")
+    if store.read_only and not read_only:
+        raise ConfigMismatch(f"{store.root} is open read-only in this process; close that handle first")
+
+
+def _prepare(root: Path, read_only: bool) -> None:
+    if root.exists() and not root.is_dir():
+        raise IncompatibleFormatError(f"{root} is a file, not the directory of a store")
+    if read_only:
+        if not (root / "CURRENT").exists():
+            raise IncompatibleFormatError(f"{root} holds no store, and read_only makes none")
+        return
+    root.mkdir(parents=True, exist_ok=True)
+    if not (root / "CURRENT").exists():
+        foreign = [
+            name
+            for name in os.listdir(root)
+            if name not in ("open.lock", "CURRENT.new", "gen-1", "journals", "clients")
+        ]
+        if foreign:
+            raise IncompatibleFormatError(
+                f"{root} is not empty and holds no store (found {min(foreign)!r}); give a directory of its own"
+            )
+    for name in ("journals", "clients"):
+        (root / name).mkdir(exist_ok=True)
+
+
+def _open(store: Store, verify: bool) -> None:
+    root = store.root
+    with contextlib.ExitStack() as undo:
+        if not store.read_only or os.access(root / "open.lock", os.W_OK):
+            undo.enter_context(exclusive(root / "open.lock", OPEN_TIMEOUT))
+        if not (root / "CURRENT").exists():
+            _create(store)
+        generation = current(root)
+        folder = root / f"gen-{generation}"
+        if verify:
+            verify_pages(folder)
+        cold = ColdEnv(root, generation, store.config.cold, read_only=store.read_only)
+        with contextlib.ExitStack() as on_failure:
+            on_failure.callback(cold.close)
+            with cold.read() as snapshot:
+                identity = snapshot.identity()
+            if identity.moved_to and not store.read_only:
+                # A compaction had committed its move and died before saying so.
+                on_failure.pop_all().close()
+                publish_generation(root, identity.moved_to)
+                generation = identity.moved_to
+                cold = ColdEnv(root, generation, store.config.cold)
+                on_failure.callback(cold.close)
+            if identity.format > STORE_FORMAT:
+                raise IncompatibleFormatError(
+                    f"{root} has store format {identity.format}; this version reads up to {STORE_FORMAT}"
+                )
+            store.cold, store.generation, store.store_id = cold, generation, identity.store_id
+            store.control = Control(root, read_only=store.read_only)
+            on_failure.callback(store.control.close)
+            _check_time(store, identity)
+            if not store.read_only:
+                store.slot = store.control.claim()
+                if store.control.generation < generation:
+                    store.control.publish(0, generation)
+                remove_old(root, generation)
+            _settle_in(store)
+            on_failure.pop_all()
+
+
+def _settle_in(store: Store) -> None:
+    """Replay every journal and start from the newest commit."""
+    with store.cold.read() as snapshot:
+        state = snapshot.state()
+        for number, data in snapshot.dictionaries():
+            store.compressor.add(number, data)
+        store.seen_transaction = snapshot.stamp
+    store.seen_sequence = state.next_sequence
+    store.observe(state.highest)
+    store.seen[0] = store.control.counter
+    if store.read_only:
+        store.overlay()
+    else:
+        store.control.publish_time(store.clock.now())
+        store.cold.clear_stale_readers()
+        store.committer.flush()
+
+
+def _create(store: Store) -> None:
+    root = store.root
+    folder = root / "gen-1"
+    folder.mkdir(exist_ok=True)
+    for name in ("data.mdb", "lock.mdb"):
+        # What an interrupted creation left behind was never the live generation.
+        (folder / name).unlink(missing_ok=True)
+    cold = ColdEnv(root, 1, store.config.cold, create=True)
+    try:
+        with cold.write() as txn:
+            identity = Identity(STORE_FORMAT, os.urandom(16), store.clock.domain)
+            txn.put(b"identity", pack_row(b"identity", identity), db=cold.dbs.meta)
+            txn.put(b"state", State().pack(), db=cold.dbs.meta)
+    finally:
+        cold.close()
+    publish_generation(root, 1)
+
+
+def current(root: Path) -> int:
+    """The generation that `CURRENT` names.
+
+    Raises:
+        CorruptionError: it names none.
+    """
+    text = (root / "CURRENT").read_text(encoding="utf-8", errors="replace")
+    first, _, rest = text.partition("\n")
+    if not first.startswith("tiermem store "):
+        raise IncompatibleFormatError(f"{root / 'CURRENT'} was not written by tiermem")
+    if first + "\n" != _MARKER:
+        raise IncompatibleFormatError(f"{root} is a {first!r}; this version reads {_MARKER.strip()!r}")
+    name = rest.strip()
+    if not (name.startswith("gen-") and name[4:].isdigit()):
+        raise CorruptionError(f"{root / 'CURRENT'} names no generation: {name[:40]!r}")
+    return int(name[4:])
+
+
+def publish_generation(root: Path, generation: int) -> None:
+    """Make `generation` the one that is opened: temporary file, fsync, rename, fsync of the directory."""
+    fresh = root / "CURRENT.new"
+    with fresh.open("w", encoding="utf-8") as file:
+        file.write(f"{_MARKER}gen-{generation}\n")
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.rename(root / "CURRENT")
+    sync_folder(root / f"gen-{generation}")
+    sync_folder(root)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a directory durable."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def remove_old(root: Path, generation: int) -> None:
+    """Delete the environments of generations that were left; who still maps one keeps its pages."""
+    for folder in root.glob("gen-*"):
+        if folder.name[4:].isdigit() and int(folder.name[4:]) != generation:
+            for name in ("data.mdb", "lock.mdb"):
+                (folder / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def _check_time(store: Store, identity: Identity) -> None:
+    domain = store.clock.domain
+    if identity.time_domain == domain:
+        return
+    if store.config.time_domain != domain or store.read_only:
+        raise TimeDomainMismatch(
+            f"{store.root} goes by {identity.time_domain} time, the clock given is {domain}; "
+            f"Config(time_domain={domain!r}) converts the store"
+        )
+    identity.time_domain = domain
+    with store.cold.write() as txn:
+        txn.put(b"identity", pack_row(b"identity", identity), db=store.cold.dbs.meta)
+
+
+def verify_pages(folder: Path) -> None:
+    """Walk every page of an environment in a child process.
+
+    Raises:
+        CorruptionError: the walk found damage.
+    """
+    problem = check_file(folder / "data.mdb")
+    if problem.startswith(("is missing", "has no", "is ")) and "truncated" not in problem:
+        raise CorruptionError(f"{folder / 'data.mdb'} {problem}")
+    code = "import sys; from tiermem.tiers.cold.env import walk; from pathlib import Path; "
+    code += "found = walk(Path(sys.argv[1])); print('\\n'.join(found)); sys.exit(bool(found))"
+    done = subprocess.run(  # noqa: S603 - this interpreter, fixed code, the path as an argument
+        [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        detail = (done.stdout or done.stderr).strip()[-2000:]
+        raise CorruptionError(f"{folder / 'data.mdb'} is damaged: {detail}")
+
+
+def _close(store: Store) -> None:
+    failure: TiermemError | None = None
+    if not store.read_only:
+        try:
+            store.committer.drain()
+        except TiermemError as exc:
+            # What could not be committed stays in the journal and is replayed by the next opening.
+            failure = exc
+    store.closed = True
+    store.committer.stop()
+    with store.commit_lock, store.lock:
+        store.hot.close(_after_close)
+        if store.journal is not None:
+            store.journal.close()
+            store.journal = None
+    store.cold.close()
+    store.control.close()
+    if failure is not None:
+        raise failure
+
+
+def _after_close(table: Any, key: str) -> Any:
+    raise ClosedError("the store was closed")
+
+
+def _close_all() -> None:
+    for store in list(_registry.values()):
+        store.users = 1
+        release(store)
+
+
+# A fork copies locks as they stand and maps that belong to the parent. So the forking thread takes
+# every lock first; the child lets go of the parent's environment, slot and journal and opens its own.
+
+
+def _before_fork() -> None:
+    _registry_lock.acquire()
+    for store in _registry.values():
+        store.commit_lock.acquire()
+        store.lock.acquire()
+
+
+def _after_fork_in_parent() -> None:
+    for store in _registry.values():
+        store.lock.release()
+        store.commit_lock.release()
+    _registry_lock.release()
+
+
+def _after_fork_in_child() -> None:
+    _registry_lock.release()
+    for place, store in list(_registry.items()):
+        store.after_fork()
+        try:
+            _open(store, verify=False)
+        except (TiermemError, OSError):
+            # Every later call says ClosedError: better than a child that dies in a hook.
+            del _registry[place]
+            store.closed = True
+            store.hot.close(_after_close)
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+atexit.register(_close_all)

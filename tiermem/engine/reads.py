@@ -1,0 +1,301 @@
+"""The verbs that read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tiermem.codec.frame import NEVER
+from tiermem.codec.serialize import copy_value, decode, decode_metadata
+from tiermem.engine import drafts, feed, reading, search
+from tiermem.engine.handle import Handle
+from tiermem.errors import EmbedderMismatch, InvalidArgument
+from tiermem.policy.filters import compile_filter
+from tiermem.tiers.cold.layout import successor
+from tiermem.tiers.control import COUNTER
+from tiermem.types import Change, Hit, Moment, Record, Vector, Where, check_namespace, encode_key
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from tiermem.engine.space import Decode
+    from tiermem.engine.store import Store
+    from tiermem.protocols import Found
+
+
+class Reads(Handle):
+    """Everything that can be asked of a store."""
+
+    def get(self, namespace: str, key: str, default: Any = None, *, copy: bool = False) -> Any:
+        """The value of a record, or `default` if there is none.
+
+        The object may be shared with other callers and is to be treated as read-only; `copy=True`
+        gives one's own.
+
+        Raises:
+            InvalidNamespace, InvalidKey, CorruptionError, ClosedError.
+        """
+        try:
+            if self._words[COUNTER] != self._seen[0]:
+                self._store.catch_up()
+            value = self._tables[namespace][key]
+        except KeyError:
+            return default
+        except TypeError:
+            # An unhashable name or key never reaches the checks of a miss.
+            check_namespace(namespace)
+            encode_key(key)
+            raise
+        return copy_value(value) if copy else value
+
+    def peek(self, namespace: str, key: str, default: Any = None) -> Any:
+        """The value of a record if L1 holds it, else `default`; reads nothing else and moves nothing."""
+        store = self._current()
+        table = store.tables[namespace]
+        value = dict.get(table, key, table.watched.get(key, default))
+        if table.expires.get(key, NEVER) <= store.clock.now():
+            return default
+        return value
+
+    def get_record(self, namespace: str, key: str) -> Record | None:
+        """The whole record, or None if there is none; its value is the caller's own."""
+        return read_record(self._current(), namespace, key, decode)
+
+    def contains(self, namespace: str, key: str) -> bool:
+        """True if there is an unexpired record of `key`."""
+        store = self._current()
+        encode_key(key)
+        return key in store.tables[namespace] or reading.fetch(store, store.spaces[namespace], key) is not None
+
+    def get_many(self, namespace: str, keys: Iterable[str]) -> dict[str, Any]:
+        """The values of those `keys` that have a record, in the order asked for.
+
+        Reads one snapshot, and leaves L1 as it is.
+        """
+        return read_values(self._current(), namespace, keys, decode)
+
+    def scan(
+        self,
+        namespace: str,
+        prefix: str = "",
+        *,
+        start: str | None = None,
+        since: Moment | None = None,
+        until: Moment | None = None,
+        where: Where | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
+    ) -> Iterator[Record]:
+        """Records in the order of their keys (by UTF-8 bytes), or against it.
+
+        Yields those whose key starts with `prefix` and lies at or behind `start`, whose event time
+        lies in [since, until), and whose metadata match `where`. Rows are read in pages, each one
+        consistent view; nothing stays open between them. On a stream, `since` and `until` cost what
+        they let through; elsewhere the whole prefix is read.
+        """
+        return read_scan(self._current(), namespace, decode, prefix, start, since, until, where, limit, reverse)
+
+    def count(self, namespace: str, where: Where | None = None) -> int:
+        """How many unexpired records there are; with `where`, how many match (reads them all)."""
+        store = self._current()
+        space = store.spaces[namespace]
+        chosen = compile_filter(where)
+        if chosen is None:
+            return reading.count(store, space)
+        rows = reading.scan(store, space, allows=reading.matcher(chosen.matches), vectors=False)
+        return sum(1 for _ in rows)
+
+    def latest(self, namespace: str, n: int = 1) -> list[Record]:
+        """The `n` records with the highest event times, newest first; on a stream reads O(n) rows."""
+        return read_latest(self._current(), namespace, n, decode)
+
+    def search_similar(
+        self,
+        namespace: str | Sequence[str],
+        query: Vector | str,
+        k: int = 10,
+        *,
+        where: Where | None = None,
+        since: Moment | None = None,
+        until: Moment | None = None,
+        min_score: float | None = None,
+        exact: bool = False,
+    ) -> list[Hit]:
+        """The min(k, matches) records most similar to `query`, best first.
+
+        namespace: one name, several, or a pattern whose last part is `*` (one level) or `**` (all).
+        query: a vector of shape (dimension,), or a text if the store was opened with an embedder.
+        where, since, until: only records whose metadata match and whose event time is in [since, until).
+        min_score: leave out hits that score less. exact: look at every row, whatever the index.
+
+        Scores are cosine similarity, inner product or minus the Euclidean distance, computed from the
+        stored float32 values; higher is more similar.
+
+        Raises:
+            DimensionMismatch, InvalidVector, FilterError, EmbedderMismatch, InvalidArgument.
+        """
+        return self._search(self._current(), namespace, [query], k, where, since, until, min_score)[0]
+
+    def search_many(
+        self,
+        namespace: str | Sequence[str],
+        queries: ArrayLike | Sequence[str],
+        k: int = 10,
+        *,
+        where: Where | None = None,
+        since: Moment | None = None,
+        until: Moment | None = None,
+        min_score: float | None = None,
+        exact: bool = False,
+    ) -> list[list[Hit]]:
+        """`search_similar` for each row of `queries` of shape (n, dimension), or each text of a list."""
+        rows: list[Any] = list(queries)  # type: ignore[arg-type]  # ArrayLike admits scalars, list() refuses them
+        return self._search(self._current(), namespace, rows, k, where, since, until, min_score)
+
+    def _search(
+        self,
+        store: Store,
+        namespace: str | Sequence[str],
+        queries: list[Any],
+        k: int,
+        where: Where | None,
+        since: Moment | None,
+        until: Moment | None,
+        min_score: float | None,
+    ) -> list[list[Hit]]:
+        drafts.positive("k", k)
+        if min_score is not None and (isinstance(min_score, bool) or not isinstance(min_score, (int, float))):
+            raise InvalidArgument(f"min_score is a number, not {type(min_score).__name__}")
+        earliest, latest = drafts.span(since, until)
+        chosen = compile_filter(where)
+        allows = reading.matcher(None if chosen is None else chosen.matches)
+        names = search.expand_names(store, namespace)
+        texts = [query for query in queries if isinstance(query, str)]
+        if texts:
+            if len(texts) != len(queries):
+                raise InvalidArgument("queries are texts or vectors, not both")
+            queries = list(search.embed(store, texts))
+            model = store.embedder.model if store.embedder else ""
+            for name in names:
+                space = store.spaces[name]
+                if search.describe(store, space) and space.model not in ("", model):
+                    raise EmbedderMismatch(f"{name!r} was filled by model {space.model!r}, not {model!r}")
+        floor = -NEVER if min_score is None else float(min_score)
+        return [
+            [
+                self._hit(name, found)
+                for name, found in search.search(
+                    store, names, query, k, since=earliest, until=latest, allows=allows, min_score=floor
+                )
+            ]
+            for query in queries
+        ]
+
+    def _hit(self, name: str, found: Found) -> Hit:
+        return Hit(name, found.key, found.score, found.version, decode_metadata(found.metadata), self.get_record)
+
+    def namespaces(self, prefix: str = "") -> list[str]:
+        """Names of the namespaces that start with `prefix`, sorted."""
+        return search.all_names(self._current(), prefix)
+
+    def changes(
+        self, after: int | None = None, namespace: str | None = None, wait: float | None = None
+    ) -> Iterator[Change]:
+        """The change log behind sequence `after` (None: from now), of one namespace or of all.
+
+        At its end the iteration stops, or with `wait` sleeps up to that many seconds for each next
+        change. Sequences have no gaps; a change appears once it is committed.
+
+        Raises:
+            CursorExpired: changes behind `after` have been trimmed (`ColdConfig.log_retention`).
+        """
+        store = self._current()
+        limit = feed.seconds(wait)
+        name = None if namespace is None else check_namespace(namespace)
+        if after is not None and (isinstance(after, bool) or not isinstance(after, int) or after < 0):
+            raise InvalidArgument(f"after is a sequence ≥ 0 or None, not {after!r}")
+        return feed.follow(store, feed.last_sequence(store) if after is None else after, name, limit)
+
+    def cursor(self, name: str, namespace: str | None = None, *, start: int | None = None) -> feed.Cursor:
+        """A named, durable position in the change log, made if it is not there.
+
+        start: the sequence a new cursor starts behind (None: from now, 0: from the first change).
+        """
+        return feed.Cursor(self._writable(), name, namespace, start)
+
+
+def read_record(store: Store, namespace: str, key: str, decoded: Decode) -> Record | None:
+    """`Memory.get_record`, with the value decoded by `decoded`."""
+    encode_key(key)
+    space = store.spaces[namespace]
+    stored = reading.fetch(store, space, key)
+    return None if stored is None else reading.to_record(store, space, decoded, stored)
+
+
+def read_values(store: Store, namespace: str, keys: Iterable[str], decoded: Decode) -> dict[str, Any]:
+    """`Memory.get_many`, with the values decoded by `decoded`."""
+    if isinstance(keys, str):
+        raise InvalidArgument("keys is an iterable of keys, not one str")
+    wanted = list(keys)
+    for key in wanted:
+        encode_key(key)
+    found = reading.fetch_many(store, store.spaces[namespace], wanted, vectors=False)
+    return {
+        key: decoded(store.expand(item.codec, item.dictionary, item.body, item.value_bytes))
+        for key, item in found.items()
+    }
+
+
+def read_scan(
+    store: Store,
+    namespace: str,
+    decoded: Decode,
+    prefix: str,
+    start: str | None,
+    since: Moment | None,
+    until: Moment | None,
+    where: Where | None,
+    limit: int | None,
+    reverse: bool,
+) -> Iterator[Record]:
+    """`Memory.scan`, with the values decoded by `decoded`; every argument is checked at once."""
+    space = store.spaces[namespace]
+    low, high = bounds(prefix, start, reverse)
+    earliest, latest = drafts.span(since, until)
+    chosen = compile_filter(where)
+    if limit is not None and limit != 0:
+        drafts.positive("limit", limit)
+    rows = reading.scan(
+        store,
+        space,
+        low=low,
+        high=high,
+        since=earliest,
+        until=latest,
+        allows=reading.matcher(None if chosen is None else chosen.matches),
+        limit=limit,
+        reverse=reverse,
+    )
+    return (reading.to_record(store, space, decoded, stored) for stored in rows)
+
+
+def read_latest(store: Store, namespace: str, n: int, decoded: Decode) -> list[Record]:
+    """`Memory.latest`, with the values decoded by `decoded`."""
+    space = store.spaces[namespace]
+    rows = reading.latest(store, space, drafts.positive("n", n))
+    return [reading.to_record(store, space, decoded, stored) for stored in rows]
+
+
+def bounds(prefix: str, start: str | None, reverse: bool) -> tuple[bytes, bytes]:
+    """The range [low, high) of raw keys with `prefix` at or behind `start`; an empty high is open."""
+    low = high = b""
+    if prefix:
+        low = encode_key(prefix)
+        high = successor(low)
+    if start is not None:
+        edge = encode_key(start)
+        if not reverse:
+            return max(low, edge), high
+        past = edge + b"\0"
+        high = min(high, past) if high else past
+    return low, high

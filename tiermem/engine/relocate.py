@@ -1,0 +1,88 @@
+"""Compaction and backup: L3 copied into a new environment, the old one left or kept."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tiermem.engine import opening
+from tiermem.errors import InvalidArgument, StorageError
+from tiermem.tiers.cold import ColdEnv
+from tiermem.tiers.cold.layout import pack_row
+from tiermem.tiers.control import exclusive
+
+if TYPE_CHECKING:
+    from tiermem.engine.store import Store
+    from tiermem.tiers.cold import Writer
+
+
+def compact(store: Store) -> int:
+    """Rewrite L3 without its free pages and return the space; the bytes gained.
+
+    The old environment is marked as left in the transaction that held off every other writer, so no
+    write can be lost to it; processes that still have it open move when they next write or look.
+    """
+    store.committer.flush()
+    store.committer.upkeep.run()
+    before = (store.cold.path / "data.mdb").stat().st_size
+    with exclusive(store.root / "open.lock", opening.OPEN_TIMEOUT):
+        generation = store.generation + 1
+        folder = store.root / f"gen-{generation}"
+
+        def move(writer: Writer) -> None:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            # The copy is of the last commit: what this transaction has drained is drained again there.
+            store.cold.copy(folder)
+            identity = writer.identity()
+            identity.moved_to = generation
+            writer.txn.put(b"identity", pack_row(b"identity", identity), db=writer.dbs.meta)
+            opening.sync_folder(folder)
+            opening.sync_folder(store.root)
+
+        store.committer.leave(move)
+        opening.publish_generation(store.root, generation)
+        store.control.publish(store.control.counter + 1, generation)
+        store.move_to(generation)
+        opening.remove_old(store.root, generation)
+    store.committer.flush()
+    return before - (store.cold.path / "data.mdb").stat().st_size
+
+
+def backup(store: Store, target: str | os.PathLike[str]) -> Path:
+    """A store of its own at `target` that equals this one at one moment; its path.
+
+    Every journal is drained first. The copy takes a new identity, so that journals of this store can
+    never be replayed into it.
+    """
+    root = Path(target)
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise InvalidArgument(f"{root} exists and is not an empty directory")
+    if not store.read_only:
+        store.committer.flush()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        folder = root / "gen-1"
+        folder.mkdir()
+        store.cold.copy(folder)
+        for name in ("journals", "clients"):
+            (root / name).mkdir()
+    except OSError as exc:
+        raise StorageError(f"backup to {root} failed: {exc}") from exc
+    copy = ColdEnv(root, 1, store.config.cold)
+    try:
+        with copy.read() as snapshot:
+            identity = snapshot.identity()
+            marks = [key for key, _ in snapshot.rows(snapshot.dbs.marks)]
+        identity.store_id = os.urandom(16)
+        identity.moved_to = 0
+        with copy.write() as txn:
+            txn.put(b"identity", pack_row(b"identity", identity), db=copy.dbs.meta)
+            for mark in marks:
+                txn.delete(mark, db=copy.dbs.marks)
+    finally:
+        copy.close()
+    opening.publish_generation(root, 1)
+    return root

@@ -1,0 +1,84 @@
+"""A picture of the store: what `stats()` returns."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tiermem.types import ColdStats, HotStats, LogStats, Stats, VectorStats, WriteStats
+
+if TYPE_CHECKING:
+    from tiermem.engine.store import Store
+
+
+def stats(store: Store) -> Stats:
+    """The numbers of this moment; each part is consistent in itself."""
+    hot, committer = store.hot, store.committer
+    with store.lock:
+        hot_stats = HotStats(
+            policy=type(hot.policy).__name__,
+            entries=hot.entries,
+            bytes=hot.policy.used,
+            max_bytes=hot.max_bytes,
+            watched_hits=hot.watched_hits,
+            misses=hot.misses,
+            promotions=hot.promotions,
+            evictions=hot.evictions,
+        )
+        pending = sum(len(space.pending) for space in store.spaces.values())
+        journal = store.journal
+        pending_bytes = 0 if journal is None else journal.head - journal.applied
+    with store.cold.read() as snapshot:
+        state = snapshot.state()
+        infos = dict(snapshot.infos())
+        cursors = {name: state.next_sequence - 1 - info.position for name, info in snapshot.cursors()}
+        dictionaries = sum(1 for _ in snapshot.rows(snapshot.dbs.dictionaries))
+    used, file_bytes, oldest = store.cold.sizes()
+    vectors: dict[str, VectorStats] = {}
+    for name, info in infos.items():
+        if not info.dimension:
+            continue
+        space = store.spaces.get(name)
+        index = None if space is None else space.index
+        rows = 0 if index is None else len(index)
+        vectors[name] = VectorStats(
+            dimension=info.dimension,
+            metric=info.metric,
+            vectors=info.vectors,
+            loaded=index is not None,
+            rows=rows,
+            tombstones=0 if index is None else index.tombstones,
+            bytes=0 if index is None else index.nbytes,
+            segments=0,
+            tail=rows,
+            vector_backlog=info.vectors,
+        )
+    return Stats(
+        path=str(store.root),
+        generation=store.generation,
+        clients=len(store.control.live()),
+        namespaces={name: info.records for name, info in infos.items()},
+        hot=hot_stats,
+        vectors=vectors,
+        cold=ColdStats(
+            entries=sum(info.records for info in infos.values()),
+            rows_read=store.cold.rows_read,
+            hits=store.cold_hits,
+            misses=store.cold_misses,
+            bytes_used=used,
+            file_bytes=file_bytes,
+            oldest_reader=oldest,
+            dictionaries=dictionaries,
+        ),
+        writes=WriteStats(
+            pending=pending,
+            pending_bytes=pending_bytes,
+            journal_bytes=0 if journal is None else journal.capacity,
+            commits=committer.commits,
+            committed=committer.committed,
+            superseded=committer.superseded,
+            last_commit_seconds=committer.last_seconds,
+            committer="none" if store.read_only else committer.home,
+        ),
+        log=LogStats(first=state.first_sequence, last=state.next_sequence - 1, cursors=cursors),
+        degraded=tuple(store.degraded.values()),
+    )

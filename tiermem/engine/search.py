@@ -1,0 +1,264 @@
+"""Similarity search: vectors in, the index of each namespace kept in step, results out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tiermem.codec.frame import HAS_VECTOR
+from tiermem.codec.operation import PUT
+from tiermem.engine import reading
+from tiermem.engine.space import Space
+from tiermem.errors import DimensionMismatch, EmbedderMismatch, InvalidArgument, InvalidVector, RecordNotFound
+from tiermem.protocols import Found, Row, VectorIndex
+from tiermem.types import check_namespace
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from tiermem.engine.store import Store
+    from tiermem.tiers.cold import Writer
+
+LOAD_ROWS = 8192
+"""Rows handed to an index at a time while it is loaded."""
+
+
+def as_vector(vector: Any, metric: str) -> NDArray[np.float32]:
+    """A finite 1-D float32 array, not zero where the metric is cosine.
+
+    Raises:
+        InvalidVector: it is none; the message says why.
+    """
+    import numpy as np
+
+    from tiermem.tiers.vector.exact import as_float32
+
+    try:
+        array = as_float32(vector)
+    except (TypeError, ValueError) as exc:
+        raise InvalidVector(f"not a vector of numbers: {exc}") from exc
+    if array.ndim != 1 or not array.size:
+        raise InvalidVector(f"a vector is 1-D and not empty; got shape {array.shape}")
+    if not np.isfinite(array).all():
+        raise InvalidVector("a vector must be finite: it holds NaN, an infinity, or a number beyond float32")
+    if metric == "cosine" and not array.any():
+        raise InvalidVector("the zero vector has no direction: cosine similarity is undefined for it")
+    return array
+
+
+def describe(store: Store, space: Space) -> bool:
+    """Make sure `space` knows its dimension; False if the namespace holds no vectors yet."""
+    if not space.dimension:
+        with store.cold.read() as snapshot:
+            store.resolve(space, snapshot)
+    return space.dimension > 0
+
+
+def prepare(store: Store, space: Space, vector: Any, model: str = "") -> bytes:
+    """The float32 bytes of a vector to be stored; the first one of a namespace fixes its dimension.
+
+    Raises:
+        InvalidVector, DimensionMismatch, EmbedderMismatch.
+    """
+    known = describe(store, space)
+    array = as_vector(vector, space.metric if known else store.config.vector.metric)
+    if not known:
+        create(store, space, array.size, store.config.vector.metric, model)
+        if not array.any() and space.metric == "cosine":
+            raise InvalidVector("the zero vector has no direction: cosine similarity is undefined for it")
+    if array.size != space.dimension:
+        raise DimensionMismatch(f"{space.name!r} has dimension {space.dimension}, the vector {array.size}")
+    if model and space.model != model:
+        if space.model:
+            raise EmbedderMismatch(f"{space.name!r} was filled by model {space.model!r}, not {model!r}")
+        create(store, space, array.size, space.metric, model)
+    return array.astype("<f4", copy=False).tobytes()
+
+
+def create(store: Store, space: Space, dimension: int | None, metric: str | None, model: str = "") -> None:
+    """Make the namespace, or check that it is as asked for and set what was open.
+
+    Raises:
+        DimensionMismatch, EmbedderMismatch, InvalidArgument: it exists and is otherwise.
+    """
+
+    def decide(writer: Writer) -> Sequence[Any]:
+        info = writer.live(space.name)
+        if info is not None and info.dimension:
+            if dimension is not None and dimension != info.dimension:
+                raise DimensionMismatch(f"{space.name!r} has dimension {info.dimension}, not {dimension}")
+            if metric is not None and metric != info.metric and dimension is not None:
+                raise InvalidArgument(f"{space.name!r} has metric {info.metric!r}, not {metric!r}")
+            if model and info.model and model != info.model:
+                raise EmbedderMismatch(f"{space.name!r} was filled by model {info.model!r}, not {model!r}")
+        info = writer.changed(space.name)
+        if dimension is not None and not info.dimension:
+            info.dimension, info.metric = dimension, metric or store.config.vector.metric
+        info.model = info.model or model
+        return []
+
+    store.decide(decide)
+    with store.cold.read() as snapshot:
+        store.resolve(space, snapshot)
+
+
+def embed(store: Store, texts: Sequence[str]) -> NDArray[np.float32]:
+    """One vector per text, by the embedder the store was opened with.
+
+    Raises:
+        InvalidArgument: there is none, or a text is not a str.
+        InvalidVector: the embedder returned another shape than it promises.
+    """
+    if store.embedder is None:
+        raise InvalidArgument("text needs an embedder: tiermem.open(path, embedder=...)")
+    for text in texts:
+        if not isinstance(text, str):
+            raise InvalidArgument(f"a text is a str, not {type(text).__name__}")
+    vectors = store.embedder.embed(texts)
+    if vectors.shape != (len(texts), store.embedder.dimension):
+        raise InvalidVector(
+            f"embedder {store.embedder.model!r} returned shape {vectors.shape}, "
+            f"not {(len(texts), store.embedder.dimension)}"
+        )
+    return vectors
+
+
+def index_of(store: Store, space: Space) -> VectorIndex | None:
+    """The index of a namespace, loaded if need be and in step with every write; None if it has no vectors."""
+    if not describe(store, space):
+        return None
+    with space.index_lock:
+        with store.lock:
+            index, touched = space.index, space.touched
+            if touched:
+                space.touched = set()
+        if index is None:
+            return _load(store, space)
+        if touched:
+            _sync(store, space, index, list(touched))
+    return index
+
+
+def _load(store: Store, space: Space) -> VectorIndex | None:
+    from tiermem.tiers.vector.exact import ExactIndex
+
+    index: VectorIndex = ExactIndex(space.dimension, space.metric)
+    width = space.dimension * 4
+    # From here on every write of this process marks its key; what is pending now is marked by hand.
+    with store.lock:
+        space.touched = set(space.pending)
+        space.index = index
+    try:
+        with store.cold.read() as snapshot:
+            prefix = space.prefix or store.resolve(space, snapshot)
+            rows: list[Row] = []
+            for stored_key, frame, vector in reading.committed_vectors(snapshot, prefix) if prefix else ():
+                if len(vector) == width:
+                    key = stored_key[len(prefix) :].decode()
+                    rows.append(Row(key, vector, frame.version, frame.at, frame.expires, frame.metadata))
+                if len(rows) == LOAD_ROWS:
+                    index.upsert(rows)
+                    rows = []
+            if rows:
+                index.upsert(rows)
+    except BaseException:
+        # An index that was loaded half-way must never be searched.
+        space.index = None
+        raise
+    with store.lock:
+        touched, space.touched = space.touched, set()
+    _sync(store, space, index, list(touched))
+    return index
+
+
+def _sync(store: Store, space: Space, index: VectorIndex, keys: Sequence[str]) -> None:
+    """Bring the rows of `keys` up to date. The caller holds the space's index lock."""
+    width = space.dimension * 4
+    try:
+        stored = reading.fetch_many(store, space, keys)
+    except BaseException:
+        space.index = None
+        raise
+    rows = [
+        Row(item.key, item.vector, item.version, item.at, item.expires, item.metadata)
+        for item in stored.values()
+        if item.flags & HAS_VECTOR and len(item.vector) == width
+    ]
+    kept = {row.key for row in rows}
+    index.remove([key for key in keys if key not in kept])
+    index.upsert([row for row in rows if row.version != index.version(row.key)])
+
+
+def search(
+    store: Store,
+    names: Sequence[str],
+    query: Any,
+    k: int,
+    *,
+    since: float,
+    until: float,
+    allows: Callable[[bytes], bool] | None,
+    min_score: float,
+) -> list[tuple[str, Found]]:
+    """(namespace, result) of the min(k, matches) best rows over all namespaces, best first."""
+    results: list[tuple[str, Found]] = []
+    metrics: dict[str, str] = {}
+    now = store.clock.now()
+    for name in names:
+        space = store.spaces[name]
+        if not describe(store, space):
+            # Nothing is stored there to compare with, but a malformed query is an error all the same.
+            as_vector(query, store.config.vector.metric)
+            continue
+        metrics[space.metric] = name
+        array = as_vector(query, space.metric)
+        if array.size != space.dimension:
+            raise DimensionMismatch(f"{name!r} has dimension {space.dimension}, the query {array.size}")
+        index = index_of(store, space)
+        if index is not None:
+            found = index.search(array, k, now=now, since=since, until=until, allows=allows, min_score=min_score)
+            results.extend((name, hit) for hit in found)
+    if len(metrics) > 1:
+        raise InvalidArgument(f"scores of different metrics cannot be merged: {sorted(metrics)}")
+    if len(names) > 1:
+        results.sort(key=lambda pair: (-pair[1].score, pair[0], pair[1].key))
+    return results[:k]
+
+
+def expand_names(store: Store, names: str | Sequence[str]) -> list[str]:
+    """The namespaces meant by a name, a pattern ("desk/**", "desk/*") or a list of them, each once."""
+    if isinstance(names, str):
+        names = [names]
+    found: dict[str, None] = {}
+    for name in names:
+        if not isinstance(name, str) or "*" not in name:
+            found[check_namespace(name)] = None
+            continue
+        head, _, tail = name.rpartition("/")
+        if "*" in head or tail not in ("*", "**"):
+            raise InvalidArgument(f"pattern {name!r}: '*' or '**' may stand as the last part only")
+        for known in all_names(store, head + "/" if head else ""):
+            if tail == "**" or "/" not in known[len(head) + 1 if head else 0 :]:
+                found[known] = None
+    return list(found)
+
+
+def all_names(store: Store, prefix: str) -> list[str]:
+    """Every namespace that holds something or was created, sorted by name."""
+    with store.lock:
+        spaces = list(store.spaces.items())
+    pending = {
+        name
+        for name, space in spaces
+        if name.startswith(prefix) and any(op.kind == PUT for op in list(space.pending.values()))
+    }
+    with store.cold.read() as snapshot:
+        return sorted(pending.union(name for name, _ in snapshot.infos(prefix)))
+
+
+def require(stored: reading.Stored | None, space: Space, key: str) -> reading.Stored:
+    """`stored`, or RecordNotFound."""
+    if stored is None:
+        raise RecordNotFound(f"no record {key!r} in {space.name!r}")
+    return stored

@@ -1,0 +1,108 @@
+"""A space: what this process keeps of one namespace."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from tiermem.codec.operation import Operation
+from tiermem.codec.serialize import decoder
+from tiermem.protocols import VectorIndex
+from tiermem.tiers.hot import Table
+from tiermem.types import check_namespace
+
+if TYPE_CHECKING:
+    from tiermem.engine.store import Store
+
+Decode = Callable[[bytes | memoryview], Any]
+
+
+class Space:
+    """Pending writes, hot tables and the vector index of one namespace.
+
+    `prefix`, `dimension`, `metric` and `model` are copies of what L3 says, empty while unknown.
+    `touched` holds keys whose rows in `index` may be out of date; whoever loads or updates the
+    index holds `index_lock`.
+    """
+
+    __slots__ = (
+        "decoders",
+        "dimension",
+        "index",
+        "index_lock",
+        "keyed",
+        "metric",
+        "model",
+        "name",
+        "pending",
+        "prefix",
+        "raw",
+        "tables",
+        "touched",
+    )
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.raw = name.encode()
+        self.pending: dict[str, Operation] = {}
+        self.tables: list[tuple[Table, Decode]] = []
+        self.decoders: dict[Any, Table] = {}
+        self.index_lock = threading.Lock()
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop what was copied from L3: the namespace is gone, or was never seen."""
+        self.prefix = b""
+        self.dimension = 0
+        self.metric = ""
+        self.model = ""
+        self.keyed = False
+        self.index: VectorIndex | None = None
+        self.touched: set[str] = set()
+
+    def decode_of(self, table: Table) -> Decode:
+        """What turns encoded bytes into the values of `table`."""
+        return next(decode for known, decode in self.tables if known is table)
+
+
+class Spaces(dict[str, Space]):
+    """Every namespace this process has met; an unknown name is checked and met."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__()
+        self._store = store
+
+    def __missing__(self, name: str) -> Space:
+        check_namespace(name)
+        with self._store.lock:
+            return self.setdefault(name, Space(name))
+
+
+class Tables(dict[str, Table]):
+    """The untyped table of every namespace: what `Memory.get` subscripts."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__()
+        self._store = store
+
+    def __missing__(self, name: str) -> Table:
+        table = self.typed(name, None)
+        self[name] = table
+        return table
+
+    def typed(self, name: str, type_: Any) -> Table:
+        """The table that holds the values of a namespace as `type_` (None: untyped)."""
+        store = self._store
+        space = store.spaces[name]
+        found = space.decoders.get(type_)
+        if found is None:
+            decode = decoder(type_)
+            with store.lock:
+                found = space.decoders.get(type_)
+                if found is None:
+                    found = store.hot.table(partial(store.miss, space, decode))
+                    space.tables.append((found, decode))
+                    space.decoders[type_] = found
+        return found

@@ -1,0 +1,364 @@
+"""The store: the state all handles of one directory share in this process, and its write path.
+
+Two locks, taken in this order: `commit_lock` (one commit at a time) and `lock` (journal appends,
+pending tables, L1). Nothing that can block is done under `lock`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from time import time_ns
+from typing import Any, Final
+
+from tiermem.clock import SystemClock
+from tiermem.codec.compress import Compressor
+from tiermem.codec.frame import NEVER, STREAM
+from tiermem.codec.operation import DELETE, PUT, Operation, pack_operation
+from tiermem.config import Config
+from tiermem.engine.commit import Committer
+from tiermem.engine.space import Decode, Space, Spaces, Tables
+from tiermem.errors import ClosedError, EncodingError, ReadOnlyError
+from tiermem.policy.eviction import DEFAULT
+from tiermem.protocols import Clock, Embedder
+from tiermem.tiers.cold import ColdEnv, Snapshot, Writer
+from tiermem.tiers.cold.layout import CLOCK_SHIFT, OP_DELETE, OP_DROP, OP_PUT, SLOT_MASK, LogEntry
+from tiermem.tiers.control import Control
+from tiermem.tiers.hot import HotTier, Table, cost_of
+from tiermem.tiers.journal import Journal
+from tiermem.types import encode_key
+
+FAR_BEHIND: Final = 20_000
+"""More changes than this are not walked one by one: L1 and the indexes start anew."""
+_ABSENT: Final = object()
+
+Draft = tuple[Space, Operation]
+Decision = Callable[[Writer], Sequence[Draft]]
+
+
+class Store:
+    """One open directory. Made by `opening.acquire`, shared by every handle on it."""
+
+    cold: ColdEnv
+    control: Control
+
+    def __init__(self, root: Path, config: Config, clock: Clock | None, embedder: Embedder | None, read_only: bool):
+        self.root = root
+        self.config = config
+        self.clock: Clock = SystemClock() if clock is None else clock
+        self.embedder = embedder
+        self.read_only = read_only
+        self.lock = threading.Lock()
+        self.commit_lock = threading.Lock()
+        self.closed = False
+        self.users = 0
+        self.store_id = b""
+        self.generation = 0
+        self.slot = 0
+        policy = (config.hot.policy or DEFAULT)(config.hot.max_bytes)
+        self.hot = HotTier(policy, config.hot.max_bytes)
+        self.spaces = Spaces(self)
+        self.tables = Tables(self)
+        self.compressor = Compressor(config.codec)
+        self.committer = Committer(self)
+        self.journal: Journal | None = None
+        self.degraded: dict[str, str] = {}
+        self.cold_hits = 0
+        self.cold_misses = 0
+        # One cell, so that a hit compares it with the counter without following two attributes.
+        self.seen = [0]
+        self.seen_sequence = 1
+        self.seen_transaction = 0
+        self._last = 0
+
+    # Versions
+
+    def next_version(self) -> int:
+        """A version above every one given or seen by this process. The caller holds `lock`."""
+        now = time_ns() // 1000
+        if now <= self._last:
+            now = self._last + 1
+        self._last = now
+        return now << CLOCK_SHIFT | self.slot
+
+    def observe(self, version: int) -> None:
+        """Versions given from now on lie above `version`."""
+        self._last = max(self._last, version >> CLOCK_SHIFT)
+
+    # Writing
+
+    def submit(self, space: Space, op: Operation) -> int:
+        """Journal one operation and make it visible; its version. Kill-safe when this returns."""
+        while True:
+            with self.lock:
+                journal = self.journal
+                if journal is not None:
+                    op.version = self.next_version()
+                    payload = pack_operation(op, space.raw, op.key.encode())
+                    if len(payload) <= journal.largest and journal.append(payload, 1):
+                        self._pend(space, op)
+                        break
+            if journal is None:
+                self.committer.open_journal()
+            elif len(payload) > journal.largest:
+                return self.decide(lambda _: [(space, op)])[0]
+            else:
+                self.committer.make_room(len(payload))
+        committer = self.committer
+        if not committer.roused:
+            committer.rouse()
+        return op.version
+
+    def submit_all(self, drafts: Sequence[Draft]) -> list[int]:
+        """Journal several operations as one frame, all or nothing; their versions."""
+        while True:
+            with self.lock:
+                journal = self.journal
+                if journal is not None:
+                    for _, op in drafts:
+                        op.version = self.next_version()
+                    payload = b"".join([pack_operation(op, space.raw, op.key.encode()) for space, op in drafts])
+                    if len(payload) <= journal.largest and journal.append(payload, len(drafts)):
+                        for space, op in drafts:
+                            self._pend(space, op)
+                        break
+            if journal is None:
+                self.committer.open_journal()
+            elif len(payload) > journal.largest:
+                return self.decide(lambda _: drafts)
+            else:
+                self.committer.make_room(len(payload))
+        if not self.committer.roused:
+            self.committer.rouse()
+        return [op.version for _, op in drafts]
+
+    def decide(self, decision: Decision) -> list[int]:
+        """Commit what `decision` returns after every journal was drained; the versions.
+
+        An error that `decision` raises leaves the store as it was and is raised here.
+        """
+        return self.committer.commit(everything=True, decision=decision)
+
+    def check_open(self) -> None:
+        """ClosedError once the store was closed."""
+        if self.closed:
+            raise ClosedError("the store was closed")
+
+    def check_writable(self) -> None:
+        """ClosedError or ReadOnlyError where nothing may be written."""
+        self.check_open()
+        if self.read_only:
+            raise ReadOnlyError(f"{self.root} was opened read-only")
+
+    def _pend(self, space: Space, op: Operation) -> None:
+        pending = space.pending
+        before = pending.get(op.key)
+        if before is not None:
+            gone = before.kind == DELETE or before.expires <= op.now
+            op.created = op.now if gone else before.created
+        pending[op.key] = op
+        if not op.flags & STREAM and op.kind == PUT:
+            space.keyed = True
+        for table, decode in space.tables:
+            if op.key in table or op.key in table.watched:
+                self._refresh(table, decode, op)
+        if space.index is not None:
+            space.touched.add(op.key)
+
+    def _refresh(self, table: Table, decode: Decode, op: Operation) -> None:
+        if op.kind == PUT and op.expires > op.now:
+            try:
+                value = decode(op.value)
+            except EncodingError:
+                # Not of this table's type: whoever reads it there gets that error.
+                self.hot.drop(table, op.key)
+                return
+            self.hot.fill(table, op.key, value, cost_of(value, len(op.value)), op.expires)
+        else:
+            self.hot.drop(table, op.key)
+
+    # L1 misses
+
+    def miss(self, space: Space, decode: Decode, table: Table, key: str) -> Any:
+        """What `table[key]` gives where `key` is not among the free entries; KeyError if absent."""
+        if key in table.watched:
+            with self.lock:
+                value = table.watched.get(key, _ABSENT)
+                if value is not _ABSENT:
+                    if table.expires.get(key, NEVER) <= self.clock.now():
+                        self.hot.drop(table, key)
+                        raise KeyError(key)
+                    self.hot.touch(table, key)
+                    return value
+        self.hot.misses += 1
+        op = space.pending.get(key) if isinstance(key, str) else None
+        return self._load(space, decode, table, key) if op is None else self._adopt(space, decode, table, op)
+
+    def _adopt(self, space: Space, decode: Decode, table: Table, op: Operation) -> Any:
+        if op.kind == DELETE or op.expires <= self.clock.now():
+            raise KeyError(op.key)
+        value = decode(op.value)
+        with self.lock:
+            if space.pending.get(op.key) is op:
+                self.hot.fill(table, op.key, value, cost_of(value, len(op.value)), op.expires)
+        return value
+
+    def _load(self, space: Space, decode: Decode, table: Table, key: str) -> Any:
+        raw = encode_key(key)
+        with self.cold.read() as snapshot:
+            prefix = space.prefix or self.resolve(space, snapshot)
+            if not prefix:
+                raise KeyError(key)
+            stored = prefix + raw
+            frame = snapshot.record(stored)
+            transaction = snapshot.stamp
+        if frame is None or frame.expires <= self.clock.now():
+            self.cold_misses += 1
+            raise KeyError(key)
+        self.cold_hits += 1
+        encoded = self.expand(frame.codec, frame.dictionary, frame.body, frame.value_bytes)
+        value = decode(encoded)
+        with self.lock:
+            # A commit or a write since the snapshot may have changed the record: then L1 stays as it is.
+            if transaction >= self.seen_transaction and key not in space.pending:
+                self.hot.fill(table, key, value, cost_of(value, len(encoded)), frame.expires)
+        return value
+
+    def expand(self, codec: int, dictionary: int, body: bytes, size: int) -> bytes:
+        """The encoded value of a frame; a dictionary that is not known yet is read from L3."""
+        if codec and not self.compressor.knows(dictionary):
+            with self.cold.read() as snapshot:
+                for number, data in snapshot.dictionaries():
+                    self.compressor.add(number, data)
+        return self.compressor.decompress(codec, dictionary, body, size)
+
+    def resolve(self, space: Space, snapshot: Snapshot) -> bytes:
+        """Prefix of the namespace's keys at the snapshot, empty if it has none; kept if still current."""
+        info = snapshot.info(space.name)
+        if info is None or info.dropped:
+            return b""
+        with self.lock:
+            if snapshot.stamp >= self.seen_transaction:
+                space.dimension, space.metric, space.model = info.dimension, info.metric, info.model
+                space.prefix = info.prefix
+        return info.prefix
+
+    # Following other processes, and one's own commits
+
+    def catch_up(self) -> None:
+        """Read what was committed since the last look, and drop what it made stale."""
+        self.check_open()
+        counter = self.control.counter
+        if self.control.generation > self.generation:
+            self.move_to(self.control.generation)
+        if self.read_only:
+            self.overlay()
+        with self.cold.read() as snapshot:
+            state = snapshot.state()
+            mark = snapshot.mark(self.journal.id) if self.journal is not None else 0
+            first = self.seen_sequence
+            far = state.next_sequence - first > FAR_BEHIND or state.first_sequence > first
+            rows = [] if far else [entry for _, entry in snapshot.log(first - 1)]
+            transaction = snapshot.stamp
+        with self.lock:
+            self.retire(mark)
+            if far:
+                self.hot.clear()
+                for space in self.spaces.values():
+                    space.forget()
+            self.absorb(rows)
+            if state.next_sequence >= self.seen_sequence:
+                self.seen_sequence = state.next_sequence
+                self.seen_transaction = max(self.seen_transaction, transaction)
+            self.observe(state.highest)
+            self.seen[0] = counter
+
+    def retire(self, mark: int) -> None:
+        """Drop pending entries whose journal frames lie below `mark`. The caller holds `lock`."""
+        journal = self.journal
+        if journal is None or mark <= journal.applied:
+            return
+        for op in self.committer.operations(journal, journal.applied, mark):
+            space = self.spaces.get(op.namespace)
+            if space is not None:
+                known = space.pending.get(op.key)
+                if known is not None and known.version == op.version:
+                    del space.pending[op.key]
+        journal.applied = mark
+
+    def absorb(self, rows: Sequence[LogEntry], *, own: bool = False) -> None:
+        """Drop from L1 and mark in the indexes what other writers changed. The caller holds `lock`.
+
+        What this process journaled itself is in L1 as it should be; `own` says that even entries of
+        its slot were written past the journal.
+        """
+        for name, key, op, version in rows:
+            space = self.spaces.get(name)
+            if space is None or (version & SLOT_MASK == self.slot and not own and op in (OP_PUT, OP_DELETE)):
+                continue
+            if op == OP_DROP:
+                for table, _ in space.tables:
+                    self.hot.drop_table(table)
+                # What is still pending here was journaled after the drop had drained this journal.
+                space.forget()
+                space.keyed = any(not known.flags & STREAM for known in space.pending.values())
+                continue
+            waiting = space.pending.get(key)
+            if waiting is not None and waiting.version > version:
+                continue
+            for table, _ in space.tables:
+                self.hot.drop(table, key)
+            if space.index is not None:
+                space.touched.add(key)
+
+    def after_fork(self) -> None:
+        """In the child: let go of all that is the parent's. The caller opens the store again."""
+        self.lock = threading.Lock()
+        self.commit_lock = threading.Lock()
+        self.cold.abandon()
+        self.control.close()
+        if self.journal is not None:
+            self.journal.close()
+            self.journal = None
+        self.committer = Committer(self)
+        self.hot.clear()
+        for space in self.spaces.values():
+            space.pending = {}
+            space.index_lock = threading.Lock()
+            space.forget()
+
+    def overlay(self) -> None:
+        """Where nothing may be committed: show what other clients have journaled as pending."""
+        with self.cold.read() as snapshot:
+            found: list[Operation] = []
+            for path in self.control.journals():
+                journal = self.committer.foreign(path)
+                if journal is not None:
+                    mark = snapshot.mark(journal.id)
+                    found.extend(self.committer.operations(journal, mark, journal.head))
+        found.sort(key=lambda op: op.version)
+        for name in {op.namespace for op in found}:
+            self.spaces[name]
+        with self.lock:
+            for space in self.spaces.values():
+                if space.pending:
+                    for table, _ in space.tables:
+                        for key in space.pending:
+                            self.hot.drop(table, key)
+                    space.touched.update(space.pending)
+                    space.pending = {}
+            for op in found:
+                self._pend(self.spaces[op.namespace], op)
+
+    # Generations
+
+    def move_to(self, generation: int) -> None:
+        """Leave the environment of an older generation for that of a newer one."""
+        with self.lock:
+            if generation <= self.generation:
+                return
+            old = self.cold
+            self.cold = ColdEnv(self.root, generation, self.config.cold, read_only=self.read_only)
+            self.generation = generation
+        old.close()

@@ -1,0 +1,120 @@
+"""Upkeep between commits: expired records, dropped namespaces, floors, the log, dictionaries."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from tiermem.tiers.cold import Writer, upkeep
+from tiermem.tiers.cold.layout import expiry_key
+
+if TYPE_CHECKING:
+    from tiermem.engine.store import Store
+
+INTERVAL: Final = 1.0
+"""Seconds between two looks at whether there is anything to do."""
+BATCH: Final = 2_000
+"""Rows removed in one transaction, so that it stays short."""
+RETRAIN: Final = 8
+"""A dictionary is trained anew when its namespace has this many times the records."""
+SLACK: Final = 1_024
+"""The log is trimmed when it is this much longer than it should be."""
+
+
+class Upkeep:
+    """What the committer does besides committing."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._next = 0.0
+        self._samples: dict[str, deque[bytes]] = {}
+        self._seen: dict[str, int] = {}
+
+    def sample(self, name: str, value: bytes) -> None:
+        """Remember `value` as one that a dictionary for the namespace could be trained on."""
+        limit = self.store.config.codec.dictionary_samples
+        kept = self._samples.get(name)
+        if kept is None:
+            kept = self._samples[name] = deque(maxlen=limit)
+            self._seen[name] = 0
+        kept.append(value)
+        self._seen[name] += 1
+
+    def run_if_due(self) -> None:
+        """`run`, unless it ran a moment ago."""
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + INTERVAL
+            self.run()
+
+    def run(self) -> None:
+        """Do what there is to do, in short transactions."""
+        while self._pending():
+            done = 0
+
+            def work(writer: Writer) -> None:
+                nonlocal done
+                done = self._work(writer)
+
+            self.store.committer.commit(everything=True, work=work)
+            if done < BATCH:
+                break
+        self.train()
+
+    def _pending(self) -> bool:
+        store = self.store
+        with store.cold.read() as snapshot:
+            state = snapshot.state()
+            if state.floors or next(snapshot.rows(snapshot.dbs.garbage), None):
+                return True
+            if state.next_sequence - state.first_sequence > store.config.cold.log_retention + SLACK:
+                return True
+            return next(snapshot.rows(snapshot.dbs.expiry, stop=expiry_key(self.horizon(), b"\xff")), None) is not None
+
+    def horizon(self) -> float:
+        """Sweeps go no further than the slowest clock among live clients."""
+        return min(self.store.clock.now(), self.store.control.lowest_time())
+
+    def _work(self, writer: Writer) -> int:
+        done = upkeep.collect(writer, BATCH)
+        done += upkeep.sweep(writer, self.horizon(), BATCH)
+        # After the sweep: every journal was drained in this transaction, so its floors can go too.
+        upkeep.purge_floors(writer)
+        upkeep.trim_log(writer, self.store.config.cold.log_retention)
+        return done
+
+    def train(self) -> list[str]:
+        """Train dictionaries where enough samples were seen; the namespaces that got one."""
+        store = self.store
+        config = store.config.codec
+        done: list[str] = []
+        if not config.dictionary_bytes or not config.level:
+            return done
+        for name, samples in list(self._samples.items()):
+            if self._seen[name] < config.dictionary_samples:
+                continue
+            with store.cold.read() as snapshot:
+                info = snapshot.info(name)
+            if info is None or info.dropped:
+                self._samples.pop(name)
+                continue
+            if info.trained and info.records < info.trained * RETRAIN:
+                self._seen[name] = 0
+                continue
+            trained = store.compressor.train(list(samples))
+            self._seen[name] = 0
+
+            def keep(
+                writer: Writer, name: str = name, trained: bytes | None = trained, records: int = info.records
+            ) -> None:
+                if writer.live(name) is None:
+                    return
+                writer.changed(name).trained = max(1, records)
+                if trained is not None:
+                    store.compressor.add(upkeep.add_dictionary(writer, name, trained), trained)
+
+            store.committer.commit(work=keep)
+            if trained is not None:
+                done.append(name)
+        return done

@@ -1,0 +1,238 @@
+"""The verbs that write."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from tiermem.codec.operation import Operation
+from tiermem.engine import drafts, reading
+from tiermem.engine.batch import Batch
+from tiermem.engine.handle import Handle
+from tiermem.errors import InvalidArgument
+from tiermem.policy.filters import compile_filter
+from tiermem.types import UNSET, Duration, Guard, Item, Metadata, Moment, Unset, Vector, Where, encode_key
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from tiermem.engine.space import Space
+    from tiermem.engine.store import Store
+
+_OPERATION_BYTES: Final = 128
+"""An upper estimate of what an operation takes in the journal beside its parts."""
+
+
+class Writes(Handle):
+    """Everything that changes a store."""
+
+    def put(
+        self,
+        namespace: str,
+        key: str,
+        value: Any,
+        *,
+        vector: Vector | None = None,
+        metadata: Metadata | None = None,
+        ttl: Duration | None = None,
+        at: Moment | None = None,
+        text: str | None = None,
+        durable: bool = False,
+        if_version: int | None = None,
+        guard: Guard | None = None,
+    ) -> int:
+        """Store a record whole, replacing what was there; its version.
+
+        vector: shape (dimension,); the first one fixes the namespace's dimension. text: embedded by the
+        store's embedder instead. metadata: flat, what `where` filters on. ttl: seconds or timedelta > 0.
+        at: event time, epoch seconds or aware datetime (default: the store's clock).
+        durable: return after the fsync. if_version: only if the record is at that version (0: absent).
+        guard: only if another record is at its version.
+
+        Returns once the write survives the death of this process.
+
+        Raises:
+            EncodingError, InvalidKey, InvalidNamespace, InvalidVector, DimensionMismatch, InvalidArgument,
+            VersionConflict, GuardFailed, StoreFullError, ReadOnlyError, ClosedError: nothing was changed.
+        """
+        store = self._writable()
+        space = store.spaces[namespace]
+        op = drafts.put(store, space, key, value, vector, metadata, ttl, at, text)
+        return self._submit(store, space, op, durable, if_version, guard)
+
+    def _submit(
+        self, store: Store, space: Space, op: Operation, durable: bool, if_version: int | None, guard: Guard | None
+    ) -> int:
+        if if_version is not None or guard is not None:
+            conditions = drafts.conditions(space, op.key, if_version, guard)
+            return drafts.conditional(store, [(space, op)], conditions)[0]
+        version = store.submit(space, op)
+        if durable:
+            store.committer.drain()
+        return version
+
+    def update(
+        self,
+        namespace: str,
+        key: str,
+        *,
+        value: Any | Unset = UNSET,
+        metadata: Metadata | Unset | None = UNSET,
+        vector: Vector | Unset | None = UNSET,
+        ttl: Duration | Unset | None = UNSET,
+    ) -> int:
+        """Replace the given parts of a record and keep the others; its version. None removes a part.
+
+        Event and creation time stay. Decided inside the commit, so concurrent updates of different
+        parts both stand; costs a commit.
+
+        Raises:
+            RecordNotFound: there is no such record. Otherwise as `put`.
+        """
+        store = self._writable()
+        space = store.spaces[namespace]
+        return store.decide(drafts.update(store, space, key, value, metadata, vector, ttl))[0]
+
+    def touch(self, namespace: str, key: str, *, ttl: Duration | None) -> int:
+        """Let a record expire `ttl` from now (None: never); its version. Costs a commit.
+
+        Raises:
+            RecordNotFound: there is no such record.
+        """
+        return self.update(namespace, key, ttl=ttl)
+
+    def delete(
+        self,
+        namespace: str,
+        key: str,
+        *,
+        if_version: int | None = None,
+        guard: Guard | None = None,
+        durable: bool = False,
+    ) -> bool:
+        """Remove a record; True if it existed.
+
+        To claim a record against other writers give `if_version`: of two plain deletes at the same
+        moment both may return True.
+
+        Raises:
+            VersionConflict, GuardFailed: a condition does not hold; nothing was changed.
+        """
+        store = self._writable()
+        space = store.spaces[namespace]
+        op = drafts.delete(store, space, key)
+        existed = reading.fetch(store, space, key) is not None
+        if if_version is not None or guard is not None or existed:
+            self._submit(store, space, op, durable, if_version, guard)
+        return existed if if_version is None else if_version > 0
+
+    def delete_many(
+        self,
+        namespace: str,
+        keys: Iterable[str] | None = None,
+        *,
+        prefix: str | None = None,
+        where: Where | None = None,
+    ) -> int:
+        """Remove the records among `keys`, or those with `prefix` that match `where`; how many.
+
+        Without any of them nothing is removed and InvalidArgument is raised: `drop_namespace` empties
+        a namespace.
+        """
+        from tiermem.engine.reads import bounds
+
+        store = self._writable()
+        space = store.spaces[namespace]
+        chosen = compile_filter(where)
+        if keys is None and prefix is None and chosen is None:
+            raise InvalidArgument("delete_many needs keys, a prefix or a filter")
+        if keys is not None:
+            if isinstance(keys, str) or prefix is not None:
+                raise InvalidArgument("keys is an iterable of keys, and stands without a prefix")
+            wanted = list(dict.fromkeys(keys))
+            for key in wanted:
+                encode_key(key)
+            allows = reading.matcher(None if chosen is None else chosen.matches)
+            found = reading.fetch_many(store, space, wanted, vectors=False)
+            doomed = [key for key, item in found.items() if allows is None or allows(item.metadata)]
+        else:
+            low, high = bounds(prefix or "", None, False)
+            allows = reading.matcher(None if chosen is None else chosen.matches)
+            rows = reading.scan(store, space, low=low, high=high, allows=allows, vectors=False)
+            doomed = [stored.key for stored in rows]
+        self._submit_chunks(store, space, [drafts.delete(store, space, key) for key in doomed])
+        return len(doomed)
+
+    def put_many(
+        self,
+        namespace: str,
+        items: Iterable[Item | tuple[str, Any]] | None = None,
+        *,
+        keys: Sequence[str] | None = None,
+        values: Sequence[Any] | None = None,
+        vectors: ArrayLike | None = None,
+        metadatas: Sequence[Metadata | None] | None = None,
+        durable: bool = False,
+    ) -> list[int]:
+        """Store many records; their versions. Either `Item`s (or (key, value) pairs), or columns.
+
+        vectors: shape (n, dimension). All are checked before the first is stored; a crash in between
+        may keep some of them (`batch` is all or nothing).
+
+        Raises:
+            As `put`, and InvalidArgument where columns differ in length.
+        """
+        store = self._writable()
+        space = store.spaces[namespace]
+        if items is not None and keys is None and values is None and vectors is None and metadatas is None:
+            ops = drafts.of_items(store, space, items)
+        elif items is None and keys is not None and values is not None:
+            ops = drafts.of_columns(store, space, keys, values, vectors, metadatas)
+        else:
+            raise InvalidArgument("put_many takes items, or keys and values with vectors and metadatas")
+        versions = self._submit_chunks(store, space, ops)
+        if durable:
+            store.committer.drain()
+        return versions
+
+    def _submit_chunks(self, store: Store, space: Space, ops: Sequence[Operation]) -> list[int]:
+        limit = store.config.cold.journal_bytes // 8
+        versions: list[int] = []
+        chunk: list[tuple[Space, Operation]] = []
+        size = 0
+        for op in ops:
+            chunk.append((space, op))
+            size += len(op.value) + len(op.metadata) + len(op.vector) + len(op.key) * 4 + _OPERATION_BYTES
+            if size >= limit:
+                versions.extend(store.submit_all(chunk))
+                chunk, size = [], 0
+        if chunk:
+            versions.extend(store.submit_all(chunk))
+        return versions
+
+    def append(
+        self,
+        namespace: str,
+        value: Any,
+        *,
+        at: Moment | None = None,
+        vector: Vector | None = None,
+        metadata: Metadata | None = None,
+        ttl: Duration | None = None,
+        text: str | None = None,
+        durable: bool = False,
+    ) -> str:
+        """Add a record to a stream; its key, which sorts by event time, then by arrival.
+
+        Raises:
+            As `put`.
+        """
+        store = self._writable()
+        space = store.spaces[namespace]
+        op = drafts.append(store, space, value, vector, metadata, ttl, at, text)
+        self._submit(store, space, op, durable, None, None)
+        return op.key
+
+    def batch(self, *, durable: bool = False) -> Batch:
+        """A context manager whose writes happen together when it ends, or not at all."""
+        return Batch(self._writable(), durable)
