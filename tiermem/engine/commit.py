@@ -156,8 +156,7 @@ class Committer:
             versions = [writer.apply(op, decided=True) for _, op in drafts]
             if work is not None:
                 work(writer)
-            writer.finish()
-            transaction = writer.stamp
+            transaction = writer.finish()
             stack.close()
             self._settle(writer, mark, own, position, first_other, transaction)
             self.last_seconds = time.perf_counter() - started
@@ -267,23 +266,9 @@ class Committer:
         self.superseded += writer.superseded
         store.control.publish_time(store.clock.now())
         if writer.changes:
-            self._publish(sequence, transaction)
+            store.control.publish(sequence, store.generation)
         if not followed:
             store.catch_up()
-
-    def _publish(self, sequence: int, transaction: int) -> None:
-        store = self.store
-        store.control.publish(sequence, store.generation)
-        # Two publishers may store in the wrong order; whoever finds a newer commit behind its own
-        # stores that one's number, so that the last number stored is always the newest.
-        while (latest := store.cold.last_stamp()) != transaction:
-            transaction = latest
-            with store.cold.read() as snapshot:
-                sequence = snapshot.state().next_sequence
-            store.control.publish(sequence, store.generation)
-        with store.lock:
-            if store.seen_sequence == sequence:
-                store.seen[0] = sequence
 
     def open_journal(self) -> None:
         """Put a journal of this process's own into service, fsynced with its directory."""
@@ -305,8 +290,7 @@ class Committer:
                 journal.reset(store.store_id, int.from_bytes(os.urandom(8)) | 1)
                 journal.sync()
                 writer.set_mark(journal.id, 0)
-                writer.finish()
-                transaction = writer.stamp
+                transaction = writer.finish()
             known = self._foreign.pop(path, None)
             if known is not None:
                 known[1].close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from tiermem.errors import ClosedError
-from tiermem.tiers.control import COUNTER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,24 +14,32 @@ if TYPE_CHECKING:
 
 
 class _Closed:
-    """Stands where a closed handle had the counter and the tables."""
+    """Stands where a closed handle had its flag and its tables."""
 
     def __getitem__(self, _: object) -> NoReturn:
         raise ClosedError("the store was closed")
+
+    __contains__ = __getitem__
 
 
 class Handle:
     """One user's view of a store; several may share it.
 
-    `_words[COUNTER]` is where every process counts its commits and `_seen[0]` the count this process
-    has followed: they are compared on every call, and differ only when there is something to read.
+    `_stale[0]` is true if another process has committed something this one has not read; every call
+    looks at it. `_tables` is the plain dict of the untyped tables: what is in it costs no call.
     """
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._tables: Mapping[str, Table] = store.tables
-        self._words: Any = store.control.words
-        self._seen = store.seen
+        self._stale: Any = ()
+        self._tables: Mapping[str, Table] = store.tables.untyped
+        store.handles.add(self)
+        self.attach()
+
+    def attach(self) -> None:
+        """Look at the store's control page anew: it was mapped again, as after a fork."""
+        if not self._closed:
+            self._stale = self._store.control.stale
 
     def _current(self) -> Store:
         """The store, caught up with what other processes have committed.
@@ -41,9 +48,9 @@ class Handle:
             ClosedError: this handle or the store was closed.
         """
         store = self._store
-        if self._words[COUNTER] != self._seen[0]:
-            store.catch_up()
         store.check_open()
+        if self._stale[0]:
+            store.catch_up()
         return store
 
     def _writable(self) -> Store:
@@ -53,11 +60,11 @@ class Handle:
 
     @property
     def _closed(self) -> bool:
-        return isinstance(self._words, _Closed)
+        return isinstance(self._stale, _Closed)
 
     def _detach(self) -> bool:
         """Let every later call raise; False if it had been done."""
         if self._closed:
             return False
-        self._words = self._tables = _Closed()  # type: ignore[assignment]  # a closed handle only raises
+        self._stale = self._tables = _Closed()  # type: ignore[assignment]  # a closed handle only raises
         return True

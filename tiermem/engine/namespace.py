@@ -66,7 +66,7 @@ class Namespace(MutableMapping[str, Any]):
     def __repr__(self) -> str:
         return f"<tiermem.Namespace {self.name!r}>"
 
-    def get(self, key: str, default: Any = None, *, copy: bool = False) -> Any:
+    def get(self, key: str, default: Any = None, copy: bool = False) -> Any:
         """As `Memory.get`."""
         self._current()
         try:

@@ -155,10 +155,13 @@ def _open(store: Store, verify: bool) -> None:
                 remove_old(root, generation)
             _settle_in(store)
             on_failure.pop_all()
+    for handle in store.handles:
+        handle.attach()
 
 
 def _settle_in(store: Store) -> None:
     """Replay every journal and start from the newest commit."""
+    store.control.stale[0] = 0
     with store.cold.read() as snapshot:
         state = snapshot.state()
         for number, data in snapshot.dictionaries():
@@ -166,7 +169,6 @@ def _settle_in(store: Store) -> None:
         store.seen_transaction = snapshot.stamp
     store.seen_sequence = state.next_sequence
     store.observe(state.highest)
-    store.seen[0] = store.control.counter
     if store.read_only:
         store.overlay()
     else:

@@ -12,7 +12,6 @@ from tiermem.engine.handle import Handle
 from tiermem.errors import EmbedderMismatch, InvalidArgument
 from tiermem.policy.filters import compile_filter
 from tiermem.tiers.cold.layout import successor
-from tiermem.tiers.control import COUNTER
 from tiermem.types import Change, Hit, Moment, Record, Vector, Where, check_namespace, encode_key
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 class Reads(Handle):
     """Everything that can be asked of a store."""
 
-    def get(self, namespace: str, key: str, default: Any = None, *, copy: bool = False) -> Any:
+    def get(self, namespace: str, key: str, default: Any = None, copy: bool = False) -> Any:
         """The value of a record, or `default` if there is none.
 
         The object may be shared with other callers and is to be treated as read-only; `copy=True`
@@ -35,12 +34,16 @@ class Reads(Handle):
         Raises:
             InvalidNamespace, InvalidKey, CorruptionError, ClosedError.
         """
+        # No keyword-only parameter here: CPython inlines calls of functions without them, and only those.
         try:
-            if self._words[COUNTER] != self._seen[0]:
+            if self._stale[0]:
                 self._store.catch_up()
             value = self._tables[namespace][key]
         except KeyError:
-            return default
+            if namespace in self._tables:
+                return default
+            self._store.tables.typed(namespace, None)
+            return self.get(namespace, key, default, copy)
         except TypeError:
             # An unhashable name or key never reaches the checks of a miss.
             check_namespace(namespace)
@@ -51,7 +54,7 @@ class Reads(Handle):
     def peek(self, namespace: str, key: str, default: Any = None) -> Any:
         """The value of a record if L1 holds it, else `default`; reads nothing else and moves nothing."""
         store = self._current()
-        table = store.tables[namespace]
+        table = store.tables.typed(namespace, None)
         value = dict.get(table, key, table.watched.get(key, default))
         if table.expires.get(key, NEVER) <= store.clock.now():
             return default
@@ -65,7 +68,9 @@ class Reads(Handle):
         """True if there is an unexpired record of `key`."""
         store = self._current()
         encode_key(key)
-        return key in store.tables[namespace] or reading.fetch(store, store.spaces[namespace], key) is not None
+        return (
+            key in store.tables.typed(namespace, None) or reading.fetch(store, store.spaces[namespace], key) is not None
+        )
 
     def get_many(self, namespace: str, keys: Iterable[str]) -> dict[str, Any]:
         """The values of those `keys` that have a record, in the order asked for.

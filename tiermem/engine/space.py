@@ -80,17 +80,12 @@ class Spaces(dict[str, Space]):
             return self.setdefault(name, Space(name))
 
 
-class Tables(dict[str, Table]):
-    """The untyped table of every namespace: what `Memory.get` subscripts."""
+class Tables:
+    """The hot table of every namespace and type; `untyped` is what `Memory.get` subscripts."""
 
     def __init__(self, store: Store) -> None:
-        super().__init__()
         self._store = store
-
-    def __missing__(self, name: str) -> Table:
-        table = self.typed(name, None)
-        self[name] = table
-        return table
+        self.untyped: dict[str, Table] = {}
 
     def typed(self, name: str, type_: Any) -> Table:
         """The table that holds the values of a namespace as `type_` (None: untyped)."""
@@ -105,4 +100,6 @@ class Tables(dict[str, Table]):
                     found = store.hot.table(partial(store.miss, space, decode))
                     space.tables.append((found, decode))
                     space.decoders[type_] = found
+                    if type_ is None:
+                        self.untyped[name] = found
         return found

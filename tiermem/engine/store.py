@@ -10,7 +10,8 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import time_ns
-from typing import Any, Final
+from typing import Any, Final, Protocol
+from weakref import WeakSet
 
 from tiermem.clock import SystemClock
 from tiermem.codec.compress import Compressor
@@ -33,6 +34,15 @@ FAR_BEHIND: Final = 20_000
 """More changes than this are not walked one by one: L1 and the indexes start anew."""
 _ABSENT: Final = object()
 
+
+class Attached(Protocol):
+    """A handle, as far as the store knows it."""
+
+    def attach(self) -> None:
+        """Look at the store's control page anew."""
+        ...
+
+
 Draft = tuple[Space, Operation]
 Decision = Callable[[Writer], Sequence[Draft]]
 
@@ -53,6 +63,7 @@ class Store:
         self.commit_lock = threading.Lock()
         self.closed = False
         self.users = 0
+        self.handles: WeakSet[Attached] = WeakSet()
         self.store_id = b""
         self.generation = 0
         self.slot = 0
@@ -66,8 +77,6 @@ class Store:
         self.degraded: dict[str, str] = {}
         self.cold_hits = 0
         self.cold_misses = 0
-        # One cell, so that a hit compares it with the counter without following two attributes.
-        self.seen = [0]
         self.seen_sequence = 1
         self.seen_transaction = 0
         self._last = 0
@@ -249,7 +258,14 @@ class Store:
     def catch_up(self) -> None:
         """Read what was committed since the last look, and drop what it made stale."""
         self.check_open()
-        counter = self.control.counter
+        self.control.stale[0] = 0
+        try:
+            self._follow()
+        except BaseException:
+            self.control.stale[0] = 1
+            raise
+
+    def _follow(self) -> None:
         if self.control.generation > self.generation:
             self.move_to(self.control.generation)
         if self.read_only:
@@ -272,7 +288,6 @@ class Store:
                 self.seen_sequence = state.next_sequence
                 self.seen_transaction = max(self.seen_transaction, transaction)
             self.observe(state.highest)
-            self.seen[0] = counter
 
     def retire(self, mark: int) -> None:
         """Drop pending entries whose journal frames lie below `mark`. The caller holds `lock`."""

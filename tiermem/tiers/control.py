@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from tiermem.errors import CorruptionError, LockTimeout, StorageError, StoreFullError
 
@@ -28,13 +28,15 @@ MAGIC: Final = b"TMCTRL\x00\x01"
 _HEADER_BYTES: Final = 4096
 _ROW_WORDS: Final = 8
 _SIZE: Final = _HEADER_BYTES + SLOTS * _ROW_WORDS * 8
-COUNTER: Final = 8
-"""The word every process compares with what it has seen."""
+_COUNTER: Final = 8
 _GENERATION: Final = 16
 _FIRST_ROW: Final = _HEADER_BYTES // 8
 _TIME: Final = 0
 _WAITING: Final = 1024
 """From this byte on, one byte a slot: 1 while that client sleeps."""
+_STALE: Final = 2048
+"""From this byte on, one byte a slot: 1 if there may be commits that client has not read."""
+_ALL_STALE: Final = b"\x01" * SLOTS
 _NAP: Final = 0.25
 _BLIND_NAP: Final = 0.02
 _FLOAT: Final = struct.Struct("=d")
@@ -71,8 +73,26 @@ def _try_lock(fd: int) -> bool:
     return True
 
 
+class _Watch:
+    """Stands where a client without a slot has no byte of its own: compares the counter instead."""
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+        self._seen = -1
+
+    def __getitem__(self, _: int) -> bool:
+        return self._control.counter != self._seen
+
+    def __setitem__(self, _: int, stale: int) -> None:
+        self._seen = -1 if stale else self._control.counter
+
+
 class Control:
-    """The mapped control page of one store, and this process's slot in it."""
+    """The mapped control page of one store, and this process's slot in it.
+
+    `stale[0]` is true if there may be commits this client has not read. Whoever commits sets it;
+    the client clears it *before* it reads, so that nothing falls in between.
+    """
 
     def __init__(self, root: Path, *, read_only: bool = False) -> None:
         """Map `root/control`, made anew if it is missing or foreign (unless `read_only`).
@@ -95,6 +115,7 @@ class Control:
             access = mmap.ACCESS_READ if read_only else mmap.ACCESS_WRITE
             self._map = mmap.mmap(file.fileno(), _SIZE, access=access)
         self.words = memoryview(self._map).cast("Q")
+        self.stale: Any = _Watch(self)
 
     def _usable(self) -> bool:
         try:
@@ -119,7 +140,7 @@ class Control:
     @property
     def counter(self) -> int:
         """The commit counter: another value than before means there is something to read."""
-        return self.words[COUNTER]
+        return self.words[_COUNTER]
 
     @property
     def generation(self) -> int:
@@ -127,9 +148,12 @@ class Control:
         return self.words[_GENERATION]
 
     def publish(self, sequence: int, generation: int) -> None:
-        """Announce the commit that ended at `sequence`, and wake whoever waits."""
+        """Announce the commit that ended at `sequence` to all others, and wake whoever waits."""
         self.words[_GENERATION] = generation
-        self.words[COUNTER] = sequence
+        self.words[_COUNTER] = sequence
+        own, end = _STALE + self.slot, _STALE + SLOTS
+        self._map[_STALE:own] = _ALL_STALE[: own - _STALE]
+        self._map[own + 1 : end] = _ALL_STALE[: end - own - 1]
         at = self._map.find(b"\x01", _WAITING, _WAITING + SLOTS)
         while at >= 0:
             self._ring(at - _WAITING)
@@ -166,6 +190,8 @@ class Control:
                 self.slot, self._lock_fd = slot, fd
                 self.words[_FIRST_ROW + slot * _ROW_WORDS + _TIME] = 0
                 self._map[_WAITING + slot] = 0
+                self.stale = memoryview(self._map)[_STALE + slot : _STALE + slot + 1]
+                self.stale[0] = 1
                 return slot
             os.close(fd)
         raise StorageError(f"all {SLOTS} client slots of this store are taken")
@@ -249,12 +275,10 @@ class Control:
             self._map[_WAITING + slot] = 0
 
     def close(self) -> None:
-        """Give up the slot and unmap."""
+        """Give up the slot. The page stays mapped while another thread still looks at it."""
         for fd in (self._bell, *self._bells.values(), self._lock_fd):
             if fd >= 0:
                 os.close(fd)
         self._bells.clear()
         self._bell = self._lock_fd = -1
         self.slot = -1
-        self.words.release()
-        self._map.close()

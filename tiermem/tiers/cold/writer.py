@@ -241,10 +241,13 @@ class Writer(Snapshot):
         else:
             self.txn.put(key, pack_row(key, cursor), db=self.dbs.cursors)
 
-    def finish(self) -> None:
-        """Write the log row, the namespaces' rows and the counters, if this transaction wrote anything."""
+    def finish(self) -> int:
+        """Write the log row, the namespaces' rows and the counters; the stamp of the commit to come.
+
+        Where nothing was written there is no commit, and the stamp is that of the last one.
+        """
         if not (self.wrote or self.changes or self._dirty):
-            return
+            return self.stamp - 1
         for name in self._dirty:
             info = self._infos[name]
             if info is not None:
@@ -259,3 +262,4 @@ class Writer(Snapshot):
             counters.next_sequence += len(rows)
         counters.commits += 1
         self.txn.put(b"state", counters.pack(), db=self.dbs.meta)
+        return self.stamp
