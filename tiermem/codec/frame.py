@@ -120,6 +120,21 @@ def unpack_frame(key: bytes, data: memoryview) -> Frame:
     )
 
 
+def unpack_value(key: bytes, data: memoryview) -> tuple[float, int, int, int, memoryview]:
+    """(expiry, codec, dictionary, value bytes, body) of a record frame; `body` points into `data`.
+
+    Raises:
+        CorruptionError, IncompatibleFormatError: as `unpack_frame`.
+    """
+    if len(data) < HEADER_BYTES:
+        raise CorruptionError(f"record {key!r}: frame of {len(data)} bytes is shorter than its header")
+    checksum, form, codec, _, dictionary, _, _, _, _, expires, metadata, size = _HEADER.unpack_from(data)
+    if form != FRAME_FORMAT or xxh3_64_intdigest(data[8:], xxh3_64_intdigest(key)) != checksum:
+        # Damaged, or of another format: the full check says which.
+        unpack_frame(key, data)
+    return expires, codec, dictionary, size, data[HEADER_BYTES + metadata :]
+
+
 def peek(data: memoryview) -> Head:
     """Flags, version, creation and expiry of a frame, without verifying it."""
     if len(data) < HEADER_BYTES:

@@ -217,21 +217,21 @@ class Store:
         raw = encode_key(key)
         with self.cold.read() as snapshot:
             prefix = space.prefix or self.resolve(space, snapshot)
-            if not prefix:
+            found = snapshot.value(prefix + raw) if prefix else None
+            if found is None:
+                self.cold_misses += 1
                 raise KeyError(key)
-            stored = prefix + raw
-            frame = snapshot.record(stored)
-            transaction = snapshot.stamp
-        if frame is None or frame.expires <= self.clock.now():
-            self.cold_misses += 1
-            raise KeyError(key)
+            expires, codec, dictionary, size, body = found
+            if expires != NEVER and expires <= self.clock.now():
+                self.cold_misses += 1
+                raise KeyError(key)
+            value = decode(self.expand(codec, dictionary, bytes(body), size) if codec else body)
+            stamp = snapshot.stamp
         self.cold_hits += 1
-        encoded = self.expand(frame.codec, frame.dictionary, frame.body, frame.value_bytes)
-        value = decode(encoded)
         with self.lock:
             # A commit or a write since the snapshot may have changed the record: then L1 stays as it is.
-            if transaction >= self.seen_transaction and key not in space.pending:
-                self.hot.fill(table, key, value, cost_of(value, len(encoded)), frame.expires)
+            if stamp >= self.seen_transaction and key not in space.pending:
+                self.hot.fill(table, key, value, cost_of(value, size), expires)
         return value
 
     def expand(self, codec: int, dictionary: int, body: bytes, size: int) -> bytes:

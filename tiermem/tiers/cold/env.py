@@ -113,34 +113,35 @@ def walk(path: Path) -> list[str]:
         return [str(exc)]
 
 
-class _Reading:
-    """One read transaction, counted so that the environment is never closed under it."""
+class _Reading(Snapshot):
+    """A snapshot and its transaction, counted so that the environment is never closed under it."""
 
-    __slots__ = ("_env", "_txn")
+    __slots__ = ()
 
     def __init__(self, env: ColdEnv) -> None:
-        self._env = env
+        self.env = env
+        self.dbs = env.dbs
 
     def __enter__(self) -> Snapshot:
-        env = self._env
+        env = self.env
         env.readers.add(self)
         if env.closing:
             env.readers.discard(self)
             raise ClosedError("the store was closed")
         try:
-            self._txn = env.begin(buffers=True)
+            self.txn = env.begin(buffers=True)
         except lmdb.Error as exc:
             env.readers.discard(self)
             raise translate(exc, env.path) from exc
-        return Snapshot(env, self._txn)
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._txn.abort()
-        self._env.readers.discard(self)
+        self.txn.abort()
+        self.env.readers.discard(self)
         if isinstance(exc, lmdb.Error):
-            raise translate(exc, self._env.path) from exc
+            raise translate(exc, self.env.path) from exc
 
 
 class ColdEnv:
@@ -156,7 +157,7 @@ class ColdEnv:
             IncompatibleFormatError, ReadOnlyError, StoreFullError, StorageError: LMDB says so.
         """
         self.path = path = root / f"gen-{generation}"
-        self.generation = generation
+        self.first_stamp = generation << 48
         self.read_only = read_only
         self.closing = False
         self.readers: set[object] = set()
@@ -222,14 +223,6 @@ class ColdEnv:
             os.fsync(fd)
         finally:
             os.close(fd)
-
-    def stamp(self, transaction: int) -> int:
-        """Transaction ids start anew with an environment; stamps rise over generations."""
-        return self.generation << 48 | transaction
-
-    def last_stamp(self) -> int:
-        """Stamp of the newest commit by any process."""
-        return self.stamp(int(self._env.info()["last_txnid"]))
 
     def clear_stale_readers(self) -> int:
         """Free the reader slots of dead processes; how many there were."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from tiermem.codec.frame import Frame, unpack_frame, unpack_vector, unseal
+from tiermem.codec.frame import Frame, unpack_frame, unpack_value, unpack_vector, unseal
 from tiermem.errors import CorruptionError, IncompatibleFormatError
 from tiermem.tiers.cold.layout import (
     OPS,
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 class Snapshot:
     """One consistent view of L3; valid while its transaction is open."""
 
+    __slots__ = ("dbs", "env", "txn")
+
     def __init__(self, env: ColdEnv, txn: Any) -> None:
         self.env = env
         self.txn = txn
@@ -37,8 +39,8 @@ class Snapshot:
 
     @property
     def stamp(self) -> int:
-        """Rises with every commit: which one this view is of, or is going to be."""
-        return self.env.stamp(self.txn.id())
+        """Rises with every commit and generation: which commit this view is of, or is going to be."""
+        return self.env.first_stamp | int(self.txn.id())
 
     def state(self) -> State:
         """The store's counters."""
@@ -74,6 +76,12 @@ class Snapshot:
         row = self.txn.get(key, db=self.dbs.records)
         self.env.rows_read += 1
         return None if row is None else unpack_frame(key, row)
+
+    def value(self, key: bytes) -> tuple[float, int, int, int, memoryview] | None:
+        """(expiry, codec, dictionary, value bytes, body) of the record stored under `key`."""
+        row = self.txn.get(key, db=self.dbs.records)
+        self.env.rows_read += 1
+        return None if row is None else unpack_value(key, row)
 
     def vector(self, key: bytes) -> tuple[int, bytes] | None:
         """(version, float32 bytes) of the vector stored under `key`."""
