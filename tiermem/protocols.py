@@ -33,6 +33,7 @@ class Found(NamedTuple):
     score: float
     version: int
     metadata: bytes
+    at: float
 
 
 class VectorIndex(Protocol):

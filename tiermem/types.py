@@ -127,6 +127,7 @@ class Hit:
     """One result of a similarity search; `value` and `record` load when first asked for.
 
     `score` is higher for more similar: cosine similarity, inner product, or minus the distance.
+    `at` is the record's event time.
     """
 
     namespace: str
@@ -134,6 +135,7 @@ class Hit:
     score: float
     version: int
     metadata: dict[str, Any]
+    at: float
     _load: Callable[[str, str], Record | None] = field(repr=False)
     _loaded: list[Record | None] = field(default_factory=list, repr=False)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from tiermem.codec.frame import HAS_VECTOR, NEVER, STREAM, unpack_frame, unpack_vector, unseal
 from tiermem.codec.serialize import decode, decode_metadata
-from tiermem.errors import ReadOnlyError, TiermemError
+from tiermem.engine import relocate
+from tiermem.errors import CorruptionError, TiermemError
 from tiermem.tiers.cold.env import walk
 from tiermem.tiers.cold.layout import OPS, U64, NamespaceInfo, expiry_key, unpack_log_row
 from tiermem.types import CheckReport
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from tiermem.engine.store import Store
     from tiermem.tiers.cold import Snapshot
 
+PAGES: Final = "data.mdb: "
 MOST: Final = 1_000
 """Problems listed at most; the rest are counted."""
 
@@ -172,17 +175,35 @@ class _Audit:
     def _journals(self) -> None:
         for path in self.store.control.journals():
             own = self.store.journal
-            journal = own if own is not None and own.path == path else self.store.committer.foreign(path)
-            if journal is not None:
-                mark = self.snapshot.mark(journal.id)
-                for _ in self.store.committer.operations(journal, mark, journal.head):
-                    pass
+            if own is None or own.path != path:
+                self.attempt(lambda path=path: self.store.committer.read_through(path))  # type: ignore[misc]  # run now
 
 
 def check(store: Store, *, repair: bool) -> CheckReport:
-    """Audit the store; with `repair` mend what can be derived from intact records."""
-    if repair and store.read_only:
-        raise ReadOnlyError("a store opened read-only cannot be repaired")
+    """Audit the store; with `repair`, rebuild it from its intact records if anything is wrong.
+
+    Raises:
+        CorruptionError: LMDB's own pages are damaged: they cannot be read safely in this process.
+    """
+    if not repair:
+        return _look(store)
+    store.check_writable()
+    try:
+        report = _look(store)
+    except CorruptionError as exc:
+        # A journal that cannot be replayed stops the flush before the look.
+        problems: tuple[str, ...] = (str(exc),)
+    else:
+        problems = report.problems
+        if report.ok:
+            return report
+        if any(problem.startswith(PAGES) for problem in problems):
+            raise CorruptionError(f"{problems[0]}; restore the store from a backup")
+    repaired = relocate.rebuild(store)
+    return replace(_look(store), repaired=(*problems, *repaired))
+
+
+def _look(store: Store) -> CheckReport:
     pages: list[str] = []
     if not store.read_only:
         store.committer.flush()
@@ -191,7 +212,7 @@ def check(store: Store, *, repair: bool) -> CheckReport:
     with store.cold.read() as snapshot:
         audit = _Audit(store, snapshot)
         audit.run()
-    problems = [*(f"data.mdb: {page}" for page in pages), *audit.problems, *store.degraded.values()]
+    problems = [*(f"{PAGES}{page}" for page in pages), *audit.problems, *store.degraded.values()]
     if len(problems) > MOST:
         problems = [*problems[:MOST], f"and {len(problems) - MOST} more"]
     return CheckReport(

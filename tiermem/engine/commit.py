@@ -224,6 +224,15 @@ class Committer:
             raise IncompatibleFormatError(f"journal {path.name} belongs to another store")
         return journal
 
+    def read_through(self, path: Path) -> None:
+        """Read all of another client's journal that may not have been applied; raises what a replay would."""
+        journal = self.foreign(path)
+        if journal is not None:
+            with self.store.cold.read() as snapshot:
+                mark = snapshot.mark(journal.id)
+            for _ in self.operations(journal, mark, journal.head):
+                pass
+
     def operations(self, journal: Journal, start: int, end: int) -> Iterator[Operation]:
         """The operations in the frames of `journal` between two positions."""
         for frame in journal.frames(start, end):
@@ -243,7 +252,7 @@ class Committer:
         sequence = writer.counters.next_sequence
         with store.lock:
             journal = store.journal
-            store.retire(mark)
+            store.follower.retire(mark)
             for op, version in own:
                 space = store.spaces.get(op.namespace)
                 if space is None:
@@ -252,15 +261,15 @@ class Committer:
                 if known is not None and known.version == op.version:
                     del space.pending[op.key]
                     if version != op.version:
-                        store.absorb([(op.namespace, op.key, 0, version)], own=True)
+                        store.follower.absorb([(op.namespace, op.key, 0, version)], own=True)
             if journal is not None and position > journal.applied:
                 journal.applied = position
-            store.absorb(writer.changes[first_other:], own=True)
+            store.follower.absorb(writer.changes[first_other:], own=True)
             store.observe(writer.counters.highest)
             followed = writer.first_new == store.seen_sequence
             if followed:
                 store.seen_sequence = sequence
-                store.seen_transaction = max(store.seen_transaction, transaction)
+                store.seen_stamp = max(store.seen_stamp, transaction)
         self.commits += 1
         self.committed += len(writer.changes)
         self.superseded += writer.superseded
@@ -268,7 +277,7 @@ class Committer:
         if writer.changes:
             store.control.publish(sequence, store.generation)
         if not followed:
-            store.catch_up()
+            store.follower.catch_up()
 
     def open_journal(self) -> None:
         """Put a journal of this process's own into service, fsynced with its directory."""

@@ -50,7 +50,7 @@ class Handle:
         store = self._store
         store.check_open()
         if self._stale[0]:
-            store.catch_up()
+            store.follower.catch_up()
         return store
 
     def _writable(self) -> Store:

@@ -116,15 +116,18 @@ def open(
     embedder: Embedder | None = None,
     read_only: bool = False,
     verify: bool = False,
+    repair: bool = False,
 ) -> Memory:
     """Open the store in the directory `path`, making it if it is not there.
 
     config: see `Config`. clock: where event times and expiry come from (default: the machine's).
     embedder: turns text into vectors. read_only: changes nothing, and shows what other processes
-    have journaled. verify: walk the whole store in a child process first.
+    have journaled. verify: walk the whole store in a child process first. repair: set aside journals
+    that cannot be replayed (named in `stats().degraded`) instead of refusing to open; `check(repair=True)`
+    mends the rest.
 
     Raises:
         CorruptionError, IncompatibleFormatError, TimeDomainMismatch, ConfigMismatch, StoreFullError,
         StorageError, LockTimeout.
     """
-    return Memory(opening.acquire(path, config, clock, embedder, read_only, verify))
+    return Memory(opening.acquire(path, config, clock, embedder, read_only, verify, repair))

@@ -26,6 +26,7 @@ class Namespace(MutableMapping[str, Any]):
 
     _memory: Memory
     _current: Callable[[], Store]
+    _type: Any
     _decode: Decode
     name: str
 
@@ -40,6 +41,7 @@ class Namespace(MutableMapping[str, Any]):
         namespace: Namespace = made()
         namespace._memory = memory
         namespace._current = current
+        namespace._type = type_
         namespace._decode = store.spaces[name].decode_of(table)
         namespace.name = name
         return namespace
@@ -81,7 +83,7 @@ class Namespace(MutableMapping[str, Any]):
 
     def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
         """As `Memory.get_many`."""
-        return reads.read_values(self._current(), self.name, keys, self._decode)
+        return reads.read_values(self._current(), self.name, keys, self._type)
 
     def scan(
         self,

@@ -44,6 +44,7 @@ def acquire(
     embedder: Embedder | None,
     read_only: bool,
     verify: bool,
+    repair: bool,
 ) -> Store:
     """The store at `path`, opened, or shared with the handle that has it open in this process."""
     root = Path(path)
@@ -60,7 +61,7 @@ def acquire(
             return known
         store = Store(root.resolve(), config or Config(), clock, embedder, read_only)
         try:
-            _open(store, verify)
+            _open(store, verify=verify, repair=repair)
         except OSError as exc:
             raise StorageError(f"{root} cannot be opened: {exc}") from exc
         store.users = 1
@@ -117,7 +118,7 @@ def _prepare(root: Path, read_only: bool) -> None:
         (root / name).mkdir(exist_ok=True)
 
 
-def _open(store: Store, verify: bool) -> None:
+def _open(store: Store, *, verify: bool = False, repair: bool = False) -> None:
     root = store.root
     with contextlib.ExitStack() as undo:
         if not store.read_only or os.access(root / "open.lock", os.W_OK):
@@ -153,10 +154,28 @@ def _open(store: Store, verify: bool) -> None:
                 if store.control.generation < generation:
                     store.control.publish(0, generation)
                 remove_old(root, generation)
+            if repair and not store.read_only:
+                store.degraded.update((f"repair {lost}", lost) for lost in set_aside(store))
             _settle_in(store)
             on_failure.pop_all()
     for handle in store.handles:
         handle.attach()
+
+
+def set_aside(store: Store) -> list[str]:
+    """Rename the journals of other clients that cannot be replayed; what was lost with each."""
+    lost: list[str] = []
+    own = store.journal
+    for path in store.control.journals():
+        if own is not None and own.path == path:
+            continue
+        try:
+            store.committer.read_through(path)
+        except TiermemError as exc:
+            aside = path.with_suffix(".damaged")
+            path.rename(aside)
+            lost.append(f"journal set aside as {aside.name}: {exc}")
+    return lost
 
 
 def _settle_in(store: Store) -> None:
@@ -166,11 +185,11 @@ def _settle_in(store: Store) -> None:
         state = snapshot.state()
         for number, data in snapshot.dictionaries():
             store.compressor.add(number, data)
-        store.seen_transaction = snapshot.stamp
+        store.seen_stamp = snapshot.stamp
     store.seen_sequence = state.next_sequence
     store.observe(state.highest)
     if store.read_only:
-        store.overlay()
+        store.follower.overlay()
     else:
         store.control.publish_time(store.clock.now())
         store.cold.clear_stale_readers()
@@ -331,7 +350,7 @@ def _after_fork_in_child() -> None:
     for place, store in list(_registry.items()):
         store.after_fork()
         try:
-            _open(store, verify=False)
+            _open(store)
         except (TiermemError, OSError):
             # Every later call says ClosedError: better than a child that dies in a hook.
             del _registry[place]

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tiermem.engine.store import Store
 
 FIRST_PAGE: Final = 256
+REMEMBERED: Final = 65_536
 LAST_PAGE: Final = 8192
 """A scan reads pages of rows, each in a snapshot of its own; they grow fourfold up to this."""
 
@@ -111,6 +112,8 @@ def fetch_many(store: Store, space: Space, keys: Sequence[str], *, vectors: bool
             raw = prefix + key.encode()
             frame = snapshot.record(raw) if prefix else None
             if op is None or (frame is not None and frame.version > op.version):
+                store.cold_hits += frame is not None
+                store.cold_misses += frame is None
                 if frame is not None and frame.expires > now:
                     found[key] = of_frame(key, frame, vector_of(snapshot, raw, frame) if vectors else b"")
             elif op.kind == PUT and op.expires > now:
@@ -145,7 +148,18 @@ def matcher(matches: Callable[[Any], bool] | None) -> Callable[[bytes], bool] | 
     if matches is None:
         return None
     chosen = matches
-    return lambda metadata: chosen(decode_metadata(metadata))
+    verdicts: dict[bytes, bool] = {}
+
+    def allows(metadata: bytes) -> bool:
+        # Metadata repeat: the verdict on the same bytes is the same, and far cheaper to look up.
+        verdict = verdicts.get(metadata)
+        if verdict is None:
+            verdict = chosen(decode_metadata(metadata))
+            if len(verdicts) < REMEMBERED:
+                verdicts[metadata] = verdict
+        return verdict
+
+    return allows
 
 
 def ordered(store: Store, space: Space) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from tiermem.codec.frame import NEVER
 from tiermem.codec.serialize import copy_value, decode, decode_metadata
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from tiermem.engine.space import Decode
     from tiermem.engine.store import Store
     from tiermem.protocols import Found
+    from tiermem.tiers.hot import Table
+
+
+ABSENT: Final = object()
 
 
 class Reads(Handle):
@@ -37,7 +41,7 @@ class Reads(Handle):
         # No keyword-only parameter here: CPython inlines calls of functions without them, and only those.
         try:
             if self._stale[0]:
-                self._store.catch_up()
+                self._store.follower.catch_up()
             value = self._tables[namespace][key]
         except KeyError:
             if namespace in self._tables:
@@ -54,11 +58,8 @@ class Reads(Handle):
     def peek(self, namespace: str, key: str, default: Any = None) -> Any:
         """The value of a record if L1 holds it, else `default`; reads nothing else and moves nothing."""
         store = self._current()
-        table = store.tables.typed(namespace, None)
-        value = dict.get(table, key, table.watched.get(key, default))
-        if table.expires.get(key, NEVER) <= store.clock.now():
-            return default
-        return value
+        encode_key(key)
+        return warm(store, store.tables.typed(namespace, None), key, default)
 
     def get_record(self, namespace: str, key: str) -> Record | None:
         """The whole record, or None if there is none; its value is the caller's own."""
@@ -75,9 +76,9 @@ class Reads(Handle):
     def get_many(self, namespace: str, keys: Iterable[str]) -> dict[str, Any]:
         """The values of those `keys` that have a record, in the order asked for.
 
-        Reads one snapshot, and leaves L1 as it is.
+        What L1 holds is taken from it; the rest is read in one snapshot and does not enter L1.
         """
-        return read_values(self._current(), namespace, keys, decode)
+        return read_values(self._current(), namespace, keys, None)
 
     def scan(
         self,
@@ -197,7 +198,9 @@ class Reads(Handle):
         ]
 
     def _hit(self, name: str, found: Found) -> Hit:
-        return Hit(name, found.key, found.score, found.version, decode_metadata(found.metadata), self.get_record)
+        return Hit(
+            name, found.key, found.score, found.version, decode_metadata(found.metadata), found.at, self.get_record
+        )
 
     def namespaces(self, prefix: str = "") -> list[str]:
         """Names of the namespaces that start with `prefix`, sorted."""
@@ -237,18 +240,36 @@ def read_record(store: Store, namespace: str, key: str, decoded: Decode) -> Reco
     return None if stored is None else reading.to_record(store, space, decoded, stored)
 
 
-def read_values(store: Store, namespace: str, keys: Iterable[str], decoded: Decode) -> dict[str, Any]:
-    """`Memory.get_many`, with the values decoded by `decoded`."""
+def read_values(store: Store, namespace: str, keys: Iterable[str], type_: Any) -> dict[str, Any]:
+    """`Memory.get_many`, with the values as `type_`."""
     if isinstance(keys, str):
         raise InvalidArgument("keys is an iterable of keys, not one str")
     wanted = list(keys)
     for key in wanted:
         encode_key(key)
-    found = reading.fetch_many(store, store.spaces[namespace], wanted, vectors=False)
-    return {
-        key: decoded(store.expand(item.codec, item.dictionary, item.body, item.value_bytes))
-        for key, item in found.items()
-    }
+    table = store.tables.typed(namespace, type_)
+    space = store.spaces[namespace]
+    decoded = space.decode_of(table)
+    hot = {key: value for key in wanted if (value := warm(store, table, key, ABSENT)) is not ABSENT}
+    cold = reading.fetch_many(store, space, [key for key in wanted if key not in hot], vectors=False)
+    found: dict[str, Any] = {}
+    for key in wanted:
+        if key in hot:
+            found[key] = hot[key]
+        elif key in cold:
+            item = cold[key]
+            found[key] = decoded(store.expand(item.codec, item.dictionary, item.body, item.value_bytes))
+    return found
+
+
+def warm(store: Store, table: Table, key: str, default: Any) -> Any:
+    """The value L1 holds under `key`, else `default`; moves nothing."""
+    value = dict.get(table, key, ABSENT)
+    if value is ABSENT:
+        value = table.watched.get(key, default)
+        if key in table.expires and table.expires[key] <= store.clock.now():
+            return default
+    return value
 
 
 def read_scan(

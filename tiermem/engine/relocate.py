@@ -1,16 +1,19 @@
-"""Compaction and backup: L3 copied into a new environment, the old one left or kept."""
+"""Compaction, rebuilding and backup: L3 in a new environment, the old one left or kept."""
 
 from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tiermem.codec.serialize import decode
 from tiermem.engine import opening
 from tiermem.errors import InvalidArgument, StorageError
 from tiermem.tiers.cold import ColdEnv
 from tiermem.tiers.cold.layout import pack_row
+from tiermem.tiers.cold.rebuild import Rebuild
 from tiermem.tiers.control import exclusive
 
 if TYPE_CHECKING:
@@ -19,14 +22,39 @@ if TYPE_CHECKING:
 
 
 def compact(store: Store) -> int:
-    """Rewrite L3 without its free pages and return the space; the bytes gained.
+    """Rewrite L3 without its free pages and return the space; the bytes gained."""
+    store.committer.flush()
+    store.committer.upkeep.run()
+    before = (store.cold.path / "data.mdb").stat().st_size
+    # The copy is of the last commit: what its transaction would have drained is drained again there.
+    _move(store, lambda _, generation: store.cold.copy(store.root / f"gen-{generation}"))
+    return before - (store.cold.path / "data.mdb").stat().st_size
+
+
+def rebuild(store: Store) -> list[str]:
+    """Derive L3 anew from its intact records; what was lost. Journals that cannot be read are set aside."""
+    lost = opening.set_aside(store)
+    store.committer.flush()
+
+    def fill(writer: Writer, generation: int) -> None:
+        fresh = ColdEnv(store.root, generation, store.config.cold, create=True)
+        try:
+            work = Rebuild(writer, fresh, lambda f: decode(store.expand(f.codec, f.dictionary, f.body, f.value_bytes)))
+            work.run(writer.identity())
+            lost.extend(work.lost)
+        finally:
+            fresh.close()
+
+    _move(store, fill)
+    return lost
+
+
+def _move(store: Store, fill: Callable[[Writer, int], None]) -> None:
+    """Make the next generation by `fill` and leave the present one for it.
 
     The old environment is marked as left in the transaction that held off every other writer, so no
     write can be lost to it; processes that still have it open move when they next write or look.
     """
-    store.committer.flush()
-    store.committer.upkeep.run()
-    before = (store.cold.path / "data.mdb").stat().st_size
     with exclusive(store.root / "open.lock", opening.OPEN_TIMEOUT):
         generation = store.generation + 1
         folder = store.root / f"gen-{generation}"
@@ -34,8 +62,7 @@ def compact(store: Store) -> int:
         def move(writer: Writer) -> None:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
-            # The copy is of the last commit: what this transaction has drained is drained again there.
-            store.cold.copy(folder)
+            fill(writer, generation)
             identity = writer.identity()
             identity.moved_to = generation
             writer.txn.put(b"identity", pack_row(b"identity", identity), db=writer.dbs.meta)
@@ -48,7 +75,6 @@ def compact(store: Store) -> int:
         store.move_to(generation)
         opening.remove_old(store.root, generation)
     store.committer.flush()
-    return before - (store.cold.path / "data.mdb").stat().st_size
 
 
 def backup(store: Store, target: str | os.PathLike[str]) -> Path:

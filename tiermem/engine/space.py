@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from tiermem.codec.frame import STREAM
 from tiermem.codec.operation import Operation
 from tiermem.codec.serialize import decoder
 from tiermem.protocols import VectorIndex
@@ -58,7 +59,7 @@ class Space:
         self.dimension = 0
         self.metric = ""
         self.model = ""
-        self.keyed = False
+        self.keyed = any(not op.flags & STREAM for op in self.pending.values())
         self.index: VectorIndex | None = None
         self.touched: set[str] = set()
 

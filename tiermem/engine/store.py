@@ -19,19 +19,18 @@ from tiermem.codec.frame import NEVER, STREAM
 from tiermem.codec.operation import DELETE, PUT, Operation, pack_operation
 from tiermem.config import Config
 from tiermem.engine.commit import Committer
+from tiermem.engine.follower import Follower
 from tiermem.engine.space import Decode, Space, Spaces, Tables
 from tiermem.errors import ClosedError, EncodingError, ReadOnlyError
 from tiermem.policy.eviction import DEFAULT
 from tiermem.protocols import Clock, Embedder
 from tiermem.tiers.cold import ColdEnv, Snapshot, Writer
-from tiermem.tiers.cold.layout import CLOCK_SHIFT, OP_DELETE, OP_DROP, OP_PUT, SLOT_MASK, LogEntry
+from tiermem.tiers.cold.layout import CLOCK_SHIFT
 from tiermem.tiers.control import Control
 from tiermem.tiers.hot import HotTier, Table, cost_of
 from tiermem.tiers.journal import Journal
 from tiermem.types import encode_key
 
-FAR_BEHIND: Final = 20_000
-"""More changes than this are not walked one by one: L1 and the indexes start anew."""
 _ABSENT: Final = object()
 
 
@@ -73,12 +72,13 @@ class Store:
         self.tables = Tables(self)
         self.compressor = Compressor(config.codec)
         self.committer = Committer(self)
+        self.follower = Follower(self)
         self.journal: Journal | None = None
         self.degraded: dict[str, str] = {}
         self.cold_hits = 0
         self.cold_misses = 0
         self.seen_sequence = 1
-        self.seen_transaction = 0
+        self.seen_stamp = 0
         self._last = 0
 
     # Versions
@@ -106,7 +106,7 @@ class Store:
                     op.version = self.next_version()
                     payload = pack_operation(op, space.raw, op.key.encode())
                     if len(payload) <= journal.largest and journal.append(payload, 1):
-                        self._pend(space, op)
+                        self.pend(space, op)
                         break
             if journal is None:
                 self.committer.open_journal()
@@ -130,7 +130,7 @@ class Store:
                     payload = b"".join([pack_operation(op, space.raw, op.key.encode()) for space, op in drafts])
                     if len(payload) <= journal.largest and journal.append(payload, len(drafts)):
                         for space, op in drafts:
-                            self._pend(space, op)
+                            self.pend(space, op)
                         break
             if journal is None:
                 self.committer.open_journal()
@@ -160,7 +160,8 @@ class Store:
         if self.read_only:
             raise ReadOnlyError(f"{self.root} was opened read-only")
 
-    def _pend(self, space: Space, op: Operation) -> None:
+    def pend(self, space: Space, op: Operation) -> None:
+        """Show an operation that was journaled. The caller holds `lock`."""
         pending = space.pending
         before = pending.get(op.key)
         if before is not None:
@@ -230,7 +231,7 @@ class Store:
         self.cold_hits += 1
         with self.lock:
             # A commit or a write since the snapshot may have changed the record: then L1 stays as it is.
-            if stamp >= self.seen_transaction and key not in space.pending:
+            if stamp >= self.seen_stamp and key not in space.pending:
                 self.hot.fill(table, key, value, cost_of(value, size), expires)
         return value
 
@@ -248,84 +249,10 @@ class Store:
         if info is None or info.dropped:
             return b""
         with self.lock:
-            if snapshot.stamp >= self.seen_transaction:
+            if snapshot.stamp >= self.seen_stamp:
                 space.dimension, space.metric, space.model = info.dimension, info.metric, info.model
                 space.prefix = info.prefix
         return info.prefix
-
-    # Following other processes, and one's own commits
-
-    def catch_up(self) -> None:
-        """Read what was committed since the last look, and drop what it made stale."""
-        self.check_open()
-        self.control.stale[0] = 0
-        try:
-            self._follow()
-        except BaseException:
-            self.control.stale[0] = 1
-            raise
-
-    def _follow(self) -> None:
-        if self.control.generation > self.generation:
-            self.move_to(self.control.generation)
-        if self.read_only:
-            self.overlay()
-        with self.cold.read() as snapshot:
-            state = snapshot.state()
-            mark = snapshot.mark(self.journal.id) if self.journal is not None else 0
-            first = self.seen_sequence
-            far = state.next_sequence - first > FAR_BEHIND or state.first_sequence > first
-            rows = [] if far else [entry for _, entry in snapshot.log(first - 1)]
-            transaction = snapshot.stamp
-        with self.lock:
-            self.retire(mark)
-            if far:
-                self.hot.clear()
-                for space in self.spaces.values():
-                    space.forget()
-            self.absorb(rows)
-            if state.next_sequence >= self.seen_sequence:
-                self.seen_sequence = state.next_sequence
-                self.seen_transaction = max(self.seen_transaction, transaction)
-            self.observe(state.highest)
-
-    def retire(self, mark: int) -> None:
-        """Drop pending entries whose journal frames lie below `mark`. The caller holds `lock`."""
-        journal = self.journal
-        if journal is None or mark <= journal.applied:
-            return
-        for op in self.committer.operations(journal, journal.applied, mark):
-            space = self.spaces.get(op.namespace)
-            if space is not None:
-                known = space.pending.get(op.key)
-                if known is not None and known.version == op.version:
-                    del space.pending[op.key]
-        journal.applied = mark
-
-    def absorb(self, rows: Sequence[LogEntry], *, own: bool = False) -> None:
-        """Drop from L1 and mark in the indexes what other writers changed. The caller holds `lock`.
-
-        What this process journaled itself is in L1 as it should be; `own` says that even entries of
-        its slot were written past the journal.
-        """
-        for name, key, op, version in rows:
-            space = self.spaces.get(name)
-            if space is None or (version & SLOT_MASK == self.slot and not own and op in (OP_PUT, OP_DELETE)):
-                continue
-            if op == OP_DROP:
-                for table, _ in space.tables:
-                    self.hot.drop_table(table)
-                # What is still pending here was journaled after the drop had drained this journal.
-                space.forget()
-                space.keyed = any(not known.flags & STREAM for known in space.pending.values())
-                continue
-            waiting = space.pending.get(key)
-            if waiting is not None and waiting.version > version:
-                continue
-            for table, _ in space.tables:
-                self.hot.drop(table, key)
-            if space.index is not None:
-                space.touched.add(key)
 
     def after_fork(self) -> None:
         """In the child: let go of all that is the parent's. The caller opens the store again."""
@@ -342,29 +269,6 @@ class Store:
             space.pending = {}
             space.index_lock = threading.Lock()
             space.forget()
-
-    def overlay(self) -> None:
-        """Where nothing may be committed: show what other clients have journaled as pending."""
-        with self.cold.read() as snapshot:
-            found: list[Operation] = []
-            for path in self.control.journals():
-                journal = self.committer.foreign(path)
-                if journal is not None:
-                    mark = snapshot.mark(journal.id)
-                    found.extend(self.committer.operations(journal, mark, journal.head))
-        found.sort(key=lambda op: op.version)
-        for name in {op.namespace for op in found}:
-            self.spaces[name]
-        with self.lock:
-            for space in self.spaces.values():
-                if space.pending:
-                    for table, _ in space.tables:
-                        for key in space.pending:
-                            self.hot.drop(table, key)
-                    space.touched.update(space.pending)
-                    space.pending = {}
-            for op in found:
-                self._pend(self.spaces[op.namespace], op)
 
     # Generations
 

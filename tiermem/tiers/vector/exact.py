@@ -157,7 +157,10 @@ class ExactIndex:
                 if score >= min_score
             )
         pool.sort(key=lambda entry: entry[:2])
-        return [Found(key, -score, block.versions[row], block.metadata[row]) for score, key, block, row in pool[:k]]
+        return [
+            Found(key, -score, block.versions[row], block.metadata[row], float(block.at[row]))
+            for score, key, block, row in pool[:k]
+        ]
 
     def _best(
         self, block: _Block, open_rows: NDArray[np.intp], size: int, query: NDArray[np.float32], k: int

@@ -1,0 +1,121 @@
+"""Following: what this process drops or retires because of commits, its own and others'."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from tiermem.codec.operation import Operation
+from tiermem.tiers.cold.layout import OP_DELETE, OP_DROP, OP_PUT, SLOT_MASK, LogEntry
+
+if TYPE_CHECKING:
+    from tiermem.engine.store import Store
+
+FAR_BEHIND: Final = 20_000
+"""More changes than this are not walked one by one: L1 and the indexes start anew."""
+
+
+class Follower:
+    """Keeps L1, the pending tables and the indexes in step with the change log."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def catch_up(self) -> None:
+        """Read what was committed since the last look, and drop what it made stale."""
+        store = self.store
+        store.check_open()
+        store.control.stale[0] = 0
+        try:
+            self._follow()
+        except BaseException:
+            store.control.stale[0] = 1
+            raise
+
+    def _follow(self) -> None:
+        store = self.store
+        if store.control.generation > store.generation:
+            store.move_to(store.control.generation)
+        if store.read_only:
+            self.overlay()
+        with store.cold.read() as snapshot:
+            state = snapshot.state()
+            mark = snapshot.mark(store.journal.id) if store.journal is not None else 0
+            first = store.seen_sequence
+            far = state.next_sequence - first > FAR_BEHIND or state.first_sequence > first
+            rows = [] if far else [entry for _, entry in snapshot.log(first - 1)]
+            stamp = snapshot.stamp
+        with store.lock:
+            self.retire(mark)
+            if far:
+                store.hot.clear()
+                for space in store.spaces.values():
+                    space.forget()
+            self.absorb(rows)
+            if state.next_sequence >= store.seen_sequence:
+                store.seen_sequence = state.next_sequence
+                store.seen_stamp = max(store.seen_stamp, stamp)
+            store.observe(state.highest)
+
+    def retire(self, mark: int) -> None:
+        """Drop pending entries whose journal frames lie below `mark`. The caller holds `lock`."""
+        store = self.store
+        journal = store.journal
+        if journal is None or mark <= journal.applied:
+            return
+        for op in store.committer.operations(journal, journal.applied, mark):
+            space = store.spaces.get(op.namespace)
+            if space is not None:
+                known = space.pending.get(op.key)
+                if known is not None and known.version == op.version:
+                    del space.pending[op.key]
+        journal.applied = mark
+
+    def absorb(self, rows: Sequence[LogEntry], *, own: bool = False) -> None:
+        """Drop from L1 and mark in the indexes what other writers changed. The caller holds `lock`.
+
+        What this process journaled itself is in L1 as it should be; `own` says that even entries of
+        its slot were written past the journal.
+        """
+        store = self.store
+        for name, key, op, version in rows:
+            space = store.spaces.get(name)
+            if space is None or (version & SLOT_MASK == store.slot and not own and op in (OP_PUT, OP_DELETE)):
+                continue
+            if op == OP_DROP:
+                for table, _ in space.tables:
+                    store.hot.drop_table(table)
+                # What is still pending here was journaled after the drop had drained this journal.
+                space.forget()
+                continue
+            waiting = space.pending.get(key)
+            if waiting is not None and waiting.version > version:
+                continue
+            for table, _ in space.tables:
+                store.hot.drop(table, key)
+            if space.index is not None:
+                space.touched.add(key)
+
+    def overlay(self) -> None:
+        """Where nothing may be committed: show what other clients have journaled as pending."""
+        store = self.store
+        with store.cold.read() as snapshot:
+            found: list[Operation] = []
+            for path in store.control.journals():
+                journal = store.committer.foreign(path)
+                if journal is not None:
+                    mark = snapshot.mark(journal.id)
+                    found.extend(store.committer.operations(journal, mark, journal.head))
+        found.sort(key=lambda op: op.version)
+        for name in {op.namespace for op in found}:
+            store.spaces[name]
+        with store.lock:
+            for space in store.spaces.values():
+                if space.pending:
+                    for table, _ in space.tables:
+                        for key in space.pending:
+                            store.hot.drop(table, key)
+                    space.touched.update(space.pending)
+                    space.pending = {}
+            for op in found:
+                store.pend(store.spaces[op.namespace], op)
