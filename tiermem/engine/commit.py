@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 SLICE: Final = 0.002
 """Seconds of work in one background commit: the write lock is held no longer."""
-ROOM_SLICE: Final = 0.02
+ROOM_SLICE: Final = 0.004
 """The same where a writer waits for room in the journal and does the work itself."""
 IDLE: Final = 1.0
 """Seconds between looks at what expired while nothing is written."""
@@ -40,6 +40,7 @@ class Committer:
         self.last_seconds = 0.0
         self.upkeep = Upkeep(store)
         self._foreign: dict[Path, tuple[int, Journal]] = {}
+        self._turnstile = threading.Lock()
         self._thread: threading.Thread | None = None
         self._event = threading.Event()
         self._hurry = threading.Event()
@@ -109,7 +110,7 @@ class Committer:
         if journal is None:
             return
         # A frame may leave as much unused at the end of the ring as it takes.
-        while journal.head - journal.applied > max(0, journal.capacity // 2 - 2 * need):
+        while journal.capacity - (journal.head - journal.applied) < min(2 * need, journal.capacity):
             self.commit(budget=ROOM_SLICE)
 
     def flush(self) -> None:
@@ -134,7 +135,7 @@ class Committer:
         versions: list[int] = []
         drafts: Sequence[Any] = ()
         started = time.perf_counter()
-        with store.commit_lock, ExitStack() as stack:
+        with self._turn(), ExitStack() as stack:
             store.check_writable()
             writer = stack.enter_context(self._transaction())
             mark = 0 if store.journal is None else writer.mark(store.journal.id)
@@ -163,6 +164,16 @@ class Committer:
         if failure is not None:
             raise failure
         return versions
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Hold the commit lock. A thread that commits again and again lets one that waits go first."""
+        with self._turnstile:
+            self.store.commit_lock.acquire()
+        try:
+            yield
+        finally:
+            self.store.commit_lock.release()
 
     def _transaction(self) -> Any:
         return _Transaction(self)
@@ -282,7 +293,7 @@ class Committer:
     def open_journal(self) -> None:
         """Put a journal of this process's own into service, fsynced with its directory."""
         store = self.store
-        with store.commit_lock:
+        with self._turn():
             store.check_writable()
             if store.journal is not None:
                 return
@@ -308,7 +319,7 @@ class Committer:
 
     def leave(self, move: Callable[[Writer], None]) -> None:
         """Commit `move`, which marks this environment as left, in a transaction that drains nothing."""
-        with self.store.commit_lock:
+        with self._turn():
             self.store.check_writable()
             with self._transaction() as writer:
                 move(writer)
