@@ -15,12 +15,15 @@ def to_epoch(moment: float | datetime) -> float:
         InvalidArgument: a naive datetime, a non-number, NaN or an infinity.
     """
     if isinstance(moment, datetime):
-        if moment.tzinfo is None:
-            raise InvalidArgument(f"naive datetime {moment!r}: give it a time zone")
+        if moment.utcoffset() is None:
+            raise InvalidArgument(f"a time needs a time zone: naive datetime {moment.isoformat()}")
         return moment.timestamp()
     if isinstance(moment, bool) or not isinstance(moment, (int, float)):
         raise InvalidArgument(f"a time is epoch seconds or an aware datetime, not {type(moment).__name__}")
-    seconds = float(moment)
+    try:
+        seconds = float(moment)
+    except OverflowError as exc:
+        raise InvalidArgument("a time must be finite, not beyond the range of a float") from exc
     if seconds - seconds != 0.0:
         raise InvalidArgument(f"a time must be finite, not {seconds}")
     return seconds

@@ -18,6 +18,19 @@ def _require(condition: bool, message: str) -> None:
         raise InvalidArgument(message)
 
 
+def _require_int(owner: object, **least: int) -> None:
+    for name, low in least.items():
+        value = getattr(owner, name)
+        _require(
+            isinstance(value, int) and not isinstance(value, bool) and low <= value <= _LARGEST,
+            f"{type(owner).__name__}.{name} must be an int ≥ {low}, not {value!r}",
+        )
+
+
+_LARGEST = 2**47
+"""Bytes of address space a process has; no count here is larger."""
+
+
 @dataclass(frozen=True, slots=True)
 class HotConfig:
     """L1, the hot tier of this process.
@@ -30,7 +43,10 @@ class HotConfig:
     policy: Callable[[int], EvictionPolicy] | None = None
 
     def __post_init__(self) -> None:
-        _require(self.max_bytes >= 0, "HotConfig.max_bytes must be ≥ 0")
+        _require_int(self, max_bytes=0)
+        _require(
+            self.policy is None or callable(self.policy), "HotConfig.policy makes a policy from a budget, or is None"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +82,15 @@ class ColdConfig:
     max_readers: int = 1022
 
     def __post_init__(self) -> None:
-        _require(self.map_size >= 2**20, "ColdConfig.map_size must be at least 1 MiB")
-        _require(0 < self.sync_interval <= 60, "ColdConfig.sync_interval must lie in (0, 60] seconds")
+        _require_int(self, map_size=2**20, journal_bytes=2**16, log_retention=0, max_readers=1)
+        interval = self.sync_interval
+        known = isinstance(interval, (int, float)) and not isinstance(interval, bool)
+        _require(
+            known and 0 < interval <= 60, f"ColdConfig.sync_interval must lie in (0, 60] seconds, not {interval!r}"
+        )
         _require(self.committer in ("auto", "inline", "thread"), f"no committer {self.committer!r}")
-        _require(self.journal_bytes >= 2**16, "ColdConfig.journal_bytes must be at least 64 KiB")
         _require(self.journal_bytes % 4096 == 0, "ColdConfig.journal_bytes must be a multiple of 4096")
-        _require(self.log_retention >= 0, "ColdConfig.log_retention must be ≥ 0")
-        _require(1 <= self.max_readers <= 100_000, "ColdConfig.max_readers must lie in [1, 100000]")
+        _require(self.max_readers <= 100_000, "ColdConfig.max_readers must be at most 100000")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +109,12 @@ class CodecConfig:
     dictionary_samples: int = 2000
 
     def __post_init__(self) -> None:
-        _require(0 <= self.level <= 19, "CodecConfig.level must lie in [0, 19]")
-        _require(self.min_bytes >= 0, "CodecConfig.min_bytes must be ≥ 0")
-        _require(self.dictionary_bytes == 0 or self.dictionary_bytes >= 256, "a dictionary has at least 256 bytes")
-        _require(self.dictionary_samples >= 16, "CodecConfig.dictionary_samples must be at least 16")
+        _require_int(self, level=0, min_bytes=0, dictionary_bytes=0, dictionary_samples=16)
+        _require(self.level <= 19, "CodecConfig.level must lie in [0, 19]")
+        _require(
+            self.dictionary_bytes == 0 or self.dictionary_bytes >= 256,
+            "CodecConfig.dictionary_bytes: a dictionary has at least 256 bytes",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,4 +131,6 @@ class Config:
     time_domain: Literal["real", "simulated"] | None = None
 
     def __post_init__(self) -> None:
+        for name, kind in (("hot", HotConfig), ("vector", VectorConfig), ("cold", ColdConfig), ("codec", CodecConfig)):
+            _require(isinstance(getattr(self, name), kind), f"Config.{name} is a {kind.__name__}")
         _require(self.time_domain in (None, "real", "simulated"), f"no time domain {self.time_domain!r}")

@@ -24,8 +24,8 @@ class HashEmbedder:
     """
 
     def __init__(self, dimension: int = 256) -> None:
-        if dimension < 2:
-            raise InvalidArgument("HashEmbedder needs a dimension of at least 2")
+        if not isinstance(dimension, int) or dimension < 2:
+            raise InvalidArgument(f"HashEmbedder needs a dimension that is an int ≥ 2, not {dimension!r}")
         self.dimension = dimension
         self.model = f"tiermem-hash-{dimension}"
 

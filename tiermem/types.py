@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
-from tiermem.errors import InvalidKey, InvalidNamespace
+from tiermem.errors import InvalidArgument, InvalidKey, InvalidNamespace
 
 if TYPE_CHECKING:
     import numpy as np
@@ -76,6 +76,21 @@ def encode_key(key: object) -> bytes:
     if not 0 < len(raw) <= MAX_KEY_BYTES:
         raise InvalidKey(f"key of {len(raw)} bytes; 1 to {MAX_KEY_BYTES} are allowed")
     return raw
+
+
+def check_prefix(prefix: object) -> str:
+    """`prefix`, if it is a str that has UTF-8 bytes; it may be empty.
+
+    Raises:
+        InvalidArgument: it is not.
+    """
+    if not isinstance(prefix, str):
+        raise InvalidArgument(f"a prefix is a str, not {type(prefix).__name__}")
+    try:
+        prefix.encode()
+    except UnicodeEncodeError as exc:
+        raise InvalidArgument(f"prefix {prefix[:80]!r} is not valid Unicode") from exc
+    return prefix
 
 
 class Record(NamedTuple):

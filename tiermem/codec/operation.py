@@ -22,7 +22,8 @@ class Operation(msgspec.Struct, gc=False):
 
     `now` is the client's clock when it was called: it becomes the record's update time and decides
     whether the record it replaces had expired. `version` is given on submission. `created` is known
-    only where a pending operation on the same key came before, -1 otherwise; it is not journaled.
+    only where a pending operation on the same key came before, -1 otherwise; `model` only where an
+    embedder made the vector. Neither is journaled.
     """
 
     kind: int
@@ -37,6 +38,7 @@ class Operation(msgspec.Struct, gc=False):
     vector: bytes
     value: bytes
     created: float = -1.0
+    model: str = ""
 
 
 def pack_operation(op: Operation, namespace: bytes, key: bytes) -> bytes:

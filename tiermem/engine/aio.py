@@ -7,18 +7,15 @@ happen, one that had begun runs to its end, unheard.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Coroutine, Generator
 from functools import partial, wraps
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, ParamSpec, Self, TypeVar
 
-from tiermem.config import Config
 from tiermem.engine.batch import Batch
 from tiermem.engine.memory import Memory, open
 from tiermem.engine.namespace import Namespace
 from tiermem.engine.streams import AsyncChanges, AsyncCursor, AsyncRows, Threads
-from tiermem.protocols import Clock, Embedder
 from tiermem.types import Moment, Where
 
 if TYPE_CHECKING:
@@ -88,7 +85,7 @@ class AsyncNamespace(_Face[Namespace]):
     def __repr__(self) -> str:
         return f"<tiermem.AsyncNamespace {self.name!r}>"
 
-    async def get(self, key: str, default: Any = None, *, copy: bool = False) -> Any:
+    async def get(self, key: str, default: Any = None, copy: bool = False) -> Any:
         """As `AsyncMemory.get`; values decoded as a type are always read in a thread."""
         if self._typed:
             return await self._threads.run(partial(self._sync.get, key, default, copy=copy))
@@ -140,10 +137,10 @@ class AsyncMemory(_Face[Memory]):
 
     _closing: asyncio.Future[None] | None = None
 
-    async def get(self, namespace: str, key: str, default: Any = None, *, copy: bool = False) -> Any:
+    async def get(self, namespace: str, key: str, default: Any = None, copy: bool = False) -> Any:
         """As `Memory.get`. A value that L1 holds is returned without leaving the loop's thread."""
         self._threads.check()
-        if _is_hot(self._sync, namespace, key):
+        if self._sync.peek(namespace, key, _ABSENT) is not _ABSENT:
             # The sync verb again, so that the eviction policy learns of the hit.
             return self._sync.get(namespace, key, default, copy=copy)
         return await self._threads.run(partial(self._sync.get, namespace, key, default, copy=copy))
@@ -253,14 +250,6 @@ class AsyncMemory(_Face[Memory]):
     stats = _awaited(Memory.stats)
 
 
-def _is_hot(memory: Memory, namespace: str, key: str) -> bool:
-    try:
-        return memory.peek(namespace, key, _ABSENT) is not _ABSENT
-    except TypeError:
-        # Unhashable, so no name and no key: the sync verb says what is wrong with it.
-        return False
-
-
 class _Opening:
     """A store about to be opened: `await` it, or enter it with `async with`, which closes it again."""
 
@@ -299,19 +288,16 @@ def _abandon(opening: Future[Memory]) -> None:
         opening.result().close()
 
 
-def open_async(
-    path: str | os.PathLike[str],
-    *,
-    config: Config | None = None,
-    clock: Clock | None = None,
-    embedder: Embedder | None = None,
-    read_only: bool = False,
-    verify: bool = False,
-) -> _Opening:
-    """Open a store for an event loop: `async with open_async(path) as amem:` or `amem = await open_async(path)`.
+def _awaitable(opener: Callable[P, Memory]) -> Callable[P, _Opening]:
+    def open_async(*args: P.args, **kwargs: P.kwargs) -> _Opening:
+        """Open a store for an event loop: `async with open_async(path) as amem:` or `amem = await open_async(path)`.
 
-    Takes what `open` takes, and raises what it raises when it is awaited or entered.
-    """
-    return _Opening(
-        partial(open, path, config=config, clock=clock, embedder=embedder, read_only=read_only, verify=verify)
-    )
+        Takes what `open` takes, and raises what it raises when it is awaited or entered.
+        """
+        return _Opening(partial(opener, *args, **kwargs))
+
+    # Wrapped for its signature alone.
+    return wraps(opener, assigned=(), updated=())(open_async)
+
+
+open_async = _awaitable(open)

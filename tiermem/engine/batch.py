@@ -79,7 +79,7 @@ class Batch:
     def _space(self, namespace: str) -> Space:
         if self._ended:
             raise InvalidArgument("the batch has ended")
-        return self._store.spaces[namespace]
+        return self._store.space(namespace)
 
     def _add(self, space: Space, op: Operation, conditions: list[drafts.Condition]) -> None:
         self._drafts.append((space, op))
@@ -98,9 +98,6 @@ class Batch:
         if kind is not None or not self._drafts:
             return
         self._store.check_writable()
-        if self._conditions:
-            self.versions = drafts.conditional(self._store, self._drafts, self._conditions)
-            return
-        self.versions = self._store.submit_all(self._drafts)
+        self.versions = drafts.send(self._store, self._drafts, self._conditions)
         if self._durable:
             self._store.committer.drain()

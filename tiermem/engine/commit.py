@@ -60,8 +60,7 @@ class Committer:
                 self._due = now + self.store.config.cold.sync_interval
             elif now >= self._due:
                 self._due = 0.0
-                self.drain()
-                self.upkeep.run_if_due()
+                self._work()
             return
         self.roused = True
         if self._thread is None:
@@ -81,19 +80,24 @@ class Committer:
             self._event.clear()
             self._hurry.clear()
             self.roused = False
-            try:
-                self.drain()
-                self.upkeep.run_if_due()
-            except (TiermemError, OSError) as exc:
-                if self._stop or self.store.closed:
-                    return
-                # Nothing is lost: it stays journaled, is shown in `stats()`, and is tried again.
-                self.store.degraded["committer"] = f"the last commit failed: {exc}"
+            if not self._work() and not self._stop:
                 self.roused = True
                 self._hurry.wait(RETRY)
                 self._event.set()
-            else:
-                self.store.degraded.pop("committer", None)
+
+    def _work(self) -> bool:
+        """Commit and keep up; False if that failed. The write that caused it was acknowledged before."""
+        store = self.store
+        try:
+            self.drain()
+            self.upkeep.run_if_due()
+        except (TiermemError, OSError) as exc:
+            if not store.closed:
+                # Nothing is lost: it stays journaled, is shown in `stats()`, and is tried again.
+                store.degraded["committer"] = f"the last commit failed: {exc}"
+            return False
+        store.degraded.pop("committer", None)
+        return True
 
     def drain(self) -> None:
         """Commit, slice by slice, everything this process had journaled when called."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from tiermem.clock import to_epoch
 from tiermem.codec.frame import HAS_VECTOR, NEVER, STREAM
@@ -17,7 +16,6 @@ from tiermem.errors import (
     DimensionMismatch,
     GuardFailed,
     InvalidArgument,
-    InvalidVector,
     RecordNotFound,
     VersionConflict,
 )
@@ -28,6 +26,9 @@ if TYPE_CHECKING:
     from tiermem.codec.frame import Frame
     from tiermem.engine.store import Draft, Store
     from tiermem.tiers.cold import Writer
+
+LONGEST_TTL: Final = 1e12
+"""Seconds; some 30,000 years."""
 
 Condition = tuple[str, str, int, bool]
 """(namespace, key, version it must have, whether it is a guard)."""
@@ -44,8 +45,8 @@ def expiry(ttl: Duration | None, now: float) -> float:
     seconds = ttl.total_seconds() if isinstance(ttl, timedelta) else ttl
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
         raise InvalidArgument(f"a ttl is seconds or a timedelta, not {type(ttl).__name__}")
-    if not (seconds > 0 and math.isfinite(seconds)):
-        raise InvalidArgument(f"a ttl must be > 0 and finite, not {seconds}; leave it out for none")
+    if not 0 < seconds <= LONGEST_TTL:
+        raise InvalidArgument(f"a ttl must lie in (0, {LONGEST_TTL:g}] seconds; leave it out for none")
     return now + float(seconds)
 
 
@@ -61,14 +62,29 @@ def positive(name: str, number: object) -> int:
     return number
 
 
-def vector_bytes(store: Store, space: Space, vector: Any, text: str | None) -> bytes:
-    """The bytes of the vector given, or of the one embedded from `text`; empty for neither."""
-    if text is not None:
-        if vector is not None:
-            raise InvalidArgument("give a vector or a text, not both")
-        embedded = search.embed(store, [text])[0]
-        return search.prepare(store, space, embedded, store.embedder.model if store.embedder else "")
-    return b"" if vector is None else search.prepare(store, space, vector)
+def finite(name: str, number: object) -> float:
+    """`number` as a float, if it is one that is not NaN."""
+    if isinstance(number, bool) or not isinstance(number, (int, float)) or not abs(number) <= NEVER:
+        raise InvalidArgument(f"{name} is a number, not {number!r}")
+    try:
+        return float(number)
+    except OverflowError as exc:
+        raise InvalidArgument(f"{name} is beyond the range of a float") from exc
+
+
+def vector_of(store: Store, space: Space, vector: Any, text: str | None) -> tuple[bytes, str]:
+    """(bytes, model) of the vector given, or of the one embedded from `text`; empty for neither.
+
+    Raises:
+        InvalidVector, DimensionMismatch, EmbedderMismatch, InvalidArgument.
+    """
+    if text is None:
+        return (b"" if vector is None else search.prepare(store, space, vector)), ""
+    if vector is not None:
+        raise InvalidArgument("give a vector or a text, not both")
+    embedded = search.embed(store, [text])[0]
+    model = store.embedder.model if store.embedder else ""
+    return search.prepare(store, space, embedded, model), model
 
 
 def put(
@@ -86,11 +102,14 @@ def put(
     now = store.clock.now()
     encode_key(key)
     body = encode(value)
-    fields = encode_metadata(metadata) if metadata else b""
+    fields = b"" if metadata is None else encode_metadata(metadata)
     expires = NEVER if ttl is None else expiry(ttl, now)
     moment = now if at is None else to_epoch(at)
-    raw = b"" if vector is None and text is None else vector_bytes(store, space, vector, text)
-    return Operation(PUT, HAS_VECTOR if raw else 0, space.name, key, 0, moment, now, expires, fields, raw, body)
+    op = Operation(PUT, 0, space.name, key, 0, moment, now, expires, fields, b"", body)
+    if vector is not None or text is not None:
+        op.vector, op.model = vector_of(store, space, vector, text)
+        op.flags = HAS_VECTOR
+    return op
 
 
 def append(
@@ -157,24 +176,27 @@ def update(
             whole,
             kept,
         )
+        search.fix(store, writer, [(space, op)])
         return [(space, op)]
 
     return decide
 
 
-def standing(writer: Writer, name: str, key: str, now: float) -> Frame | None:
-    """The unexpired record of `key` as the write transaction sees it."""
-    info = writer.live(name)
-    frame = None if info is None else writer.record(info.prefix + key.encode())
-    return None if frame is None or frame.expires <= now else frame
+def send(store: Store, drafts: Sequence[Draft], conditions: Sequence[Condition] = ()) -> list[int]:
+    """Make the writes of `drafts`, all or nothing; their versions.
 
-
-def conditional(store: Store, drafts: Sequence[Draft], conditions: Sequence[Condition]) -> list[int]:
-    """Commit `drafts` if all `conditions` hold at that moment; their versions.
+    They are journaled, unless they depend on `conditions` or hold the first vector of a namespace:
+    that one fixes its dimension for every process, so it is decided inside the commit.
 
     Raises:
-        VersionConflict, GuardFailed: one does not hold; nothing was changed.
+        VersionConflict, GuardFailed, DimensionMismatch, EmbedderMismatch: nothing was changed.
     """
+    fixes = any(
+        op.vector and (len(op.vector) != space.dimension * 4 or (op.model and op.model != space.model))
+        for space, op in drafts
+    )
+    if not conditions and not fixes:
+        return [store.submit(*drafts[0])] if len(drafts) == 1 else store.submit_all(drafts)
     now = store.clock.now()
 
     def decide(writer: Writer) -> Sequence[Draft]:
@@ -187,12 +209,17 @@ def conditional(store: Store, drafts: Sequence[Draft], conditions: Sequence[Cond
             if is_guard:
                 raise GuardFailed(what)
             raise VersionConflict(what, expected=expected, found=found)
+        search.fix(store, writer, drafts)
         return drafts
 
-    versions = store.decide(decide)
-    for (_, op), version in zip(drafts, versions, strict=True):
-        op.version = version
-    return versions
+    return store.decide(decide)
+
+
+def standing(writer: Writer, name: str, key: str, now: float) -> Frame | None:
+    """The unexpired record of `key` as the write transaction sees it."""
+    info = writer.live(name)
+    frame = None if info is None else writer.record(info.prefix + key.encode())
+    return None if frame is None or frame.expires <= now else frame
 
 
 def conditions(space: Space, key: str, if_version: int | None, guard: Guard | None) -> list[Condition]:
@@ -214,16 +241,27 @@ def _version(version: object) -> int:
     return version
 
 
+def each(name: str, things: Any) -> list[Any]:
+    """The things of an iterable that is not one str."""
+    if isinstance(things, (str, bytes)):
+        raise InvalidArgument(f"{name} is an iterable, not one {type(things).__name__}")
+    try:
+        return list(things)
+    except TypeError as exc:
+        raise InvalidArgument(f"{name} is an iterable, not {type(things).__name__}") from exc
+
+
 def of_items(store: Store, space: Space, items: Iterable[Any]) -> list[Operation]:
     """Puts of `Item`s or (key, value) pairs."""
     ops: list[Operation] = []
-    for number, item in enumerate(items):
+    for number, item in enumerate(each("items", items)):
         if isinstance(item, Item):
             ops.append(put(store, space, *item))
         elif isinstance(item, tuple) and len(item) == 2:
             ops.append(put(store, space, item[0], item[1]))
         else:
             raise InvalidArgument(f"items[{number}] is neither a tiermem.Item nor a (key, value) pair")
+    _one_dimension(ops)
     return ops
 
 
@@ -231,43 +269,25 @@ def of_columns(
     store: Store, space: Space, keys: Sequence[str], values: Sequence[Any], vectors: Any, metadatas: Any
 ) -> list[Operation]:
     """Puts of columns of equal length; `vectors` has shape (n, dimension)."""
-    size = len(keys)
-    for name, column in (("values", values), ("vectors", vectors), ("metadatas", metadatas)):
-        if column is not None and len(column) != size:
-            raise InvalidArgument(f"{name} has length {len(column)}, keys {size}")
+    names, bodies = each("keys", keys), each("values", values)
+    if isinstance(metadatas, Mapping):
+        raise InvalidArgument("metadatas is a column of dicts, not one dict")
+    fields = [None] * len(names) if metadatas is None else each("metadatas", metadatas)
+    rows = [b""] * len(names) if vectors is None else search.matrix_bytes(store, space, vectors)
+    for name, column in (("values", bodies), ("vectors", rows), ("metadatas", fields)):
+        if len(column) != len(names):
+            raise InvalidArgument(f"{name} has length {len(column)}, keys {len(names)}")
     ops = [
-        put(store, space, key, value, metadata=None if metadatas is None else metadatas[number])
-        for number, (key, value) in enumerate(zip(keys, values, strict=True))
+        put(store, space, key, value, metadata=metadata)
+        for key, value, metadata in zip(names, bodies, fields, strict=True)
     ]
-    if vectors is None or not size:
-        return ops
-    for op, raw in zip(ops, matrix_bytes(store, space, vectors), strict=True):
-        op.vector = raw
-        op.flags |= HAS_VECTOR
+    for op, raw in zip(ops, rows, strict=True):
+        if raw:
+            op.vector, op.flags = raw, HAS_VECTOR
     return ops
 
 
-def matrix_bytes(store: Store, space: Space, vectors: Any) -> list[bytes]:
-    """The bytes of each row of an (n, dimension) array, checked as a whole."""
-    import numpy as np
-
-    from tiermem.tiers.vector.exact import as_float32
-
-    try:
-        matrix = as_float32(vectors)
-    except (TypeError, ValueError) as exc:
-        raise InvalidVector(f"not a matrix of numbers: {exc}") from exc
-    if matrix.ndim != 2:
-        raise InvalidVector(f"vectors is 2-D, a row each; got shape {matrix.shape}")
-    bad = ~np.isfinite(matrix).all(axis=1)
-    metric = space.metric if search.describe(store, space) else store.config.vector.metric
-    if metric == "cosine":
-        bad |= ~matrix.any(axis=1)
-    if bad.any():
-        row = int(np.flatnonzero(bad)[0])
-        search.as_vector(matrix[row], metric)
-    search.prepare(store, space, matrix[0])
-    if matrix.shape[1] != space.dimension:
-        raise DimensionMismatch(f"{space.name!r} has dimension {space.dimension}, the vectors {matrix.shape[1]}")
-    data, width = matrix.astype("<f4", copy=False).tobytes(), space.dimension * 4
-    return [data[start : start + width] for start in range(0, len(data), width)]
+def _one_dimension(ops: Sequence[Operation]) -> None:
+    sizes = {len(op.vector) // 4 for op in ops if op.vector}
+    if len(sizes) > 1:
+        raise DimensionMismatch(f"the vectors of one call have different dimensions: {sorted(sizes)}")

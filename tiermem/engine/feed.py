@@ -77,13 +77,18 @@ class Cursor:
     """
 
     def __init__(self, store: Store, name: str, namespace: str | None, start: int | None) -> None:
-        if not isinstance(name, str) or not 1 <= len(name.encode()) <= 255:
+        if not isinstance(name, str) or not 1 <= len(name.encode(errors="replace")) <= 255:
             raise InvalidArgument("a cursor's name is a str of 1 to 255 UTF-8 bytes")
+        if name.encode(errors="replace").decode() != name:
+            raise InvalidArgument("a cursor's name is valid Unicode")
         self.name = name
         self.namespace = None if namespace is None else check_namespace(namespace)
         self._store = store
         wanted = namespace or ""
-        first = last_sequence(store) if start is None else start
+        newest = last_sequence(store)
+        first = newest if start is None else sequence("start", start)
+        if first > newest:
+            raise InvalidArgument(f"start {first} lies ahead of the log, which ends at {newest}")
 
         def decide(writer: Writer) -> Sequence[Any]:
             known = writer.cursor(name)
@@ -149,6 +154,13 @@ class Cursor:
     def delete(self) -> None:
         """Forget the name; the log is no longer held for it."""
         self._store.committer.commit(work=lambda writer: writer.set_cursor(self.name, None))
+
+
+def sequence(name: str, value: object) -> int:
+    """`value`, if it can be a position in the log."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
+        raise InvalidArgument(f"{name} is a sequence ≥ 0 or None, not {value!r}")
+    return value
 
 
 def seconds(wait: float | None) -> float | None:

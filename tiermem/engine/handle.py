@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NoReturn
+from weakref import WeakMethod
 
-from tiermem.errors import ClosedError
+from tiermem.errors import ClosedError, ReadOnlyError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,15 +30,16 @@ class Handle:
     looks at it. `_tables` is the plain dict of the untyped tables: what is in it costs no call.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, read_only: bool = False) -> None:
         self._store = store
+        self._read_only = read_only
         self._stale: Any = ()
         self._tables: Mapping[str, Table] = store.tables.untyped
-        store.handles.add(self)
-        self.attach()
+        store.reopened.append(WeakMethod(self._attach))
+        self._attach()
 
-    def attach(self) -> None:
-        """Look at the store's control page anew: it was mapped again, as after a fork."""
+    def _attach(self) -> None:
+        """Look at the store's control page, which after a fork is mapped anew."""
         if not self._closed:
             self._stale = self._store.control.stale
 
@@ -56,6 +58,8 @@ class Handle:
     def _writable(self) -> Store:
         store = self._current()
         store.check_writable()
+        if self._read_only:
+            raise ReadOnlyError(f"this handle on {store.root} was opened read-only")
         return store
 
     @property

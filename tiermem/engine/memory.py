@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from tiermem.config import METRICS, Config, Metric
 from tiermem.engine import audit, drafts, opening, relocate, report, search
@@ -16,6 +16,8 @@ from tiermem.errors import InvalidArgument
 from tiermem.protocols import Clock, Embedder
 from tiermem.tiers.cold import Writer
 from tiermem.types import CheckReport, Stats
+
+MAX_DIMENSION: Final = 2**20
 
 
 class Memory(Reads, Writes):
@@ -38,18 +40,18 @@ class Memory(Reads, Writes):
             DimensionMismatch, InvalidArgument: it exists and is otherwise.
         """
         store = self._writable()
-        if dimension is not None:
-            drafts.positive("dimension", dimension)
+        if dimension is not None and drafts.positive("dimension", dimension) > MAX_DIMENSION:
+            raise InvalidArgument(f"dimension {dimension} is beyond the largest, {MAX_DIMENSION}")
         if metric is not None and metric not in METRICS:
             raise InvalidArgument(f"metric is one of {METRICS}, not {metric!r}")
         if metric is not None and dimension is None:
             raise InvalidArgument("a metric is fixed together with a dimension")
-        search.create(store, store.spaces[name], dimension, metric)
+        search.create(store, store.space(name), dimension, metric)
 
     def drop_namespace(self, name: str) -> bool:
         """Remove a namespace with its records, vectors and index; True if it existed."""
         store = self._writable()
-        space = store.spaces[name]
+        space = store.space(name)
         dropped = False
 
         def work(writer: Writer) -> None:
@@ -128,6 +130,7 @@ def open(
 
     Raises:
         CorruptionError, IncompatibleFormatError, TimeDomainMismatch, ConfigMismatch, StoreFullError,
-        StorageError, LockTimeout.
+        StorageError, LockTimeout, InvalidArgument.
     """
-    return Memory(opening.acquire(path, config, clock, embedder, read_only, verify, repair))
+    store = opening.acquire(path, config, clock, embedder, read_only, verify, repair)
+    return Memory(store, read_only=read_only)

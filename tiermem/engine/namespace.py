@@ -7,7 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 from tiermem.codec.serialize import copy_value
 from tiermem.engine import reads
-from tiermem.types import UNSET, Change, Duration, Guard, Hit, Item, Metadata, Moment, Record, Unset, Vector, Where
+from tiermem.types import (
+    UNSET,
+    Change,
+    Duration,
+    Guard,
+    Hit,
+    Item,
+    Metadata,
+    Moment,
+    Record,
+    Unset,
+    Vector,
+    Where,
+    encode_key,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -42,7 +56,7 @@ class Namespace(MutableMapping[str, Any]):
         namespace._memory = memory
         namespace._current = current
         namespace._type = type_
-        namespace._decode = store.spaces[name].decode_of(table)
+        namespace._decode = store.space(name).decode_of(table)
         namespace.name = name
         return namespace
 
@@ -71,6 +85,7 @@ class Namespace(MutableMapping[str, Any]):
     def get(self, key: str, default: Any = None, copy: bool = False) -> Any:
         """As `Memory.get`."""
         self._current()
+        encode_key(key)
         try:
             value = self[key]
         except KeyError:

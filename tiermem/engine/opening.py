@@ -18,6 +18,7 @@ from tiermem.errors import (
     ConfigMismatch,
     CorruptionError,
     IncompatibleFormatError,
+    InvalidArgument,
     StorageError,
     TiermemError,
     TimeDomainMismatch,
@@ -47,7 +48,8 @@ def acquire(
     repair: bool,
 ) -> Store:
     """The store at `path`, opened, or shared with the handle that has it open in this process."""
-    root = Path(path)
+    _check_arguments(config, clock, embedder)
+    root = as_path(path)
     with _registry_lock:
         try:
             _prepare(root, read_only)
@@ -67,6 +69,31 @@ def acquire(
         store.users = 1
         _registry[place.st_dev, place.st_ino] = store
         return store
+
+
+def as_path(path: object) -> Path:
+    """`path`, if it is a str or os.PathLike that can name a directory.
+
+    Raises:
+        InvalidArgument: it is not.
+    """
+    if isinstance(path, (str, os.PathLike)) and "\0" not in (text := os.fspath(path)) and isinstance(text, str):
+        return Path(text)
+    raise InvalidArgument(f"a path is a str or os.PathLike that names a directory, not {path!r}")
+
+
+def _check_arguments(config: object, clock: object, embedder: object) -> None:
+    if config is not None and not isinstance(config, Config):
+        raise InvalidArgument(f"config is a tiermem.Config, not {type(config).__name__}")
+    if clock is not None and (isinstance(clock, type) or getattr(clock, "domain", "") not in ("real", "simulated")):
+        raise InvalidArgument("clock is an object with now() and a domain, as tiermem.SimulatedClock(start)")
+    if embedder is not None and (
+        isinstance(embedder, type)
+        or not isinstance(getattr(embedder, "model", None), str)
+        or not isinstance(getattr(embedder, "dimension", None), int)
+        or not callable(getattr(embedder, "embed", None))
+    ):
+        raise InvalidArgument("embedder is an object with model, dimension and embed(texts)")
 
 
 def release(store: Store) -> None:
@@ -158,8 +185,9 @@ def _open(store: Store, *, verify: bool = False, repair: bool = False) -> None:
                 store.degraded.update((f"repair {lost}", lost) for lost in set_aside(store))
             _settle_in(store)
             on_failure.pop_all()
-    for handle in store.handles:
-        handle.attach()
+    for attach in (ref() for ref in store.reopened):
+        if attach is not None:
+            attach()
 
 
 def set_aside(store: Store) -> list[str]:
@@ -227,7 +255,7 @@ def current(root: Path) -> int:
     if first + "\n" != _MARKER:
         raise IncompatibleFormatError(f"{root} is a {first!r}; this version reads {_MARKER.strip()!r}")
     name = rest.strip()
-    if not (name.startswith("gen-") and name[4:].isdigit()):
+    if not (name.startswith("gen-") and name[4:].isascii() and name[4:].isdigit() and len(name) < 24):
         raise CorruptionError(f"{root / 'CURRENT'} names no generation: {name[:40]!r}")
     return int(name[4:])
 

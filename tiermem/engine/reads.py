@@ -9,10 +9,10 @@ from tiermem.codec.frame import NEVER
 from tiermem.codec.serialize import copy_value, decode, decode_metadata
 from tiermem.engine import drafts, feed, reading, search
 from tiermem.engine.handle import Handle
-from tiermem.errors import EmbedderMismatch, InvalidArgument
+from tiermem.errors import EmbedderMismatch, InvalidArgument, InvalidVector
 from tiermem.policy.filters import compile_filter
 from tiermem.tiers.cold.layout import successor
-from tiermem.types import Change, Hit, Moment, Record, Vector, Where, check_namespace, encode_key
+from tiermem.types import Change, Hit, Moment, Record, Vector, Where, check_namespace, check_prefix, encode_key
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -70,7 +70,7 @@ class Reads(Handle):
         store = self._current()
         encode_key(key)
         return (
-            key in store.tables.typed(namespace, None) or reading.fetch(store, store.spaces[namespace], key) is not None
+            key in store.tables.typed(namespace, None) or reading.fetch(store, store.space(namespace), key) is not None
         )
 
     def get_many(self, namespace: str, keys: Iterable[str]) -> dict[str, Any]:
@@ -104,7 +104,7 @@ class Reads(Handle):
     def count(self, namespace: str, where: Where | None = None) -> int:
         """How many unexpired records there are; with `where`, how many match (reads them all)."""
         store = self._current()
-        space = store.spaces[namespace]
+        space = store.space(namespace)
         chosen = compile_filter(where)
         if chosen is None:
             return reading.count(store, space)
@@ -155,7 +155,10 @@ class Reads(Handle):
         exact: bool = False,
     ) -> list[list[Hit]]:
         """`search_similar` for each row of `queries` of shape (n, dimension), or each text of a list."""
-        rows: list[Any] = list(queries)  # type: ignore[arg-type]  # ArrayLike admits scalars, list() refuses them
+        rows = drafts.each("queries", queries)
+        for row in rows:
+            if isinstance(row, (bool, int, float)):
+                raise InvalidVector("queries is a row each, shape (n, dimension); search_similar takes one vector")
         return self._search(self._current(), namespace, rows, k, where, since, until, min_score)
 
     def _search(
@@ -170,8 +173,7 @@ class Reads(Handle):
         min_score: float | None,
     ) -> list[list[Hit]]:
         drafts.positive("k", k)
-        if min_score is not None and (isinstance(min_score, bool) or not isinstance(min_score, (int, float))):
-            raise InvalidArgument(f"min_score is a number, not {type(min_score).__name__}")
+        floor = -NEVER if min_score is None else drafts.finite("min_score", min_score)
         earliest, latest = drafts.span(since, until)
         chosen = compile_filter(where)
         allows = reading.matcher(None if chosen is None else chosen.matches)
@@ -183,10 +185,9 @@ class Reads(Handle):
             queries = list(search.embed(store, texts))
             model = store.embedder.model if store.embedder else ""
             for name in names:
-                space = store.spaces[name]
+                space = store.space(name)
                 if search.describe(store, space) and space.model not in ("", model):
                     raise EmbedderMismatch(f"{name!r} was filled by model {space.model!r}, not {model!r}")
-        floor = -NEVER if min_score is None else float(min_score)
         return [
             [
                 self._hit(name, found)
@@ -204,7 +205,7 @@ class Reads(Handle):
 
     def namespaces(self, prefix: str = "") -> list[str]:
         """Names of the namespaces that start with `prefix`, sorted."""
-        return search.all_names(self._current(), prefix)
+        return search.all_names(self._current(), check_prefix(prefix))
 
     def changes(
         self, after: int | None = None, namespace: str | None = None, wait: float | None = None
@@ -220,9 +221,8 @@ class Reads(Handle):
         store = self._current()
         limit = feed.seconds(wait)
         name = None if namespace is None else check_namespace(namespace)
-        if after is not None and (isinstance(after, bool) or not isinstance(after, int) or after < 0):
-            raise InvalidArgument(f"after is a sequence ≥ 0 or None, not {after!r}")
-        return feed.follow(store, feed.last_sequence(store) if after is None else after, name, limit)
+        position = feed.last_sequence(store) if after is None else feed.sequence("after", after)
+        return feed.follow(store, position, name, limit)
 
     def cursor(self, name: str, namespace: str | None = None, *, start: int | None = None) -> feed.Cursor:
         """A named, durable position in the change log, made if it is not there.
@@ -235,20 +235,18 @@ class Reads(Handle):
 def read_record(store: Store, namespace: str, key: str, decoded: Decode) -> Record | None:
     """`Memory.get_record`, with the value decoded by `decoded`."""
     encode_key(key)
-    space = store.spaces[namespace]
+    space = store.space(namespace)
     stored = reading.fetch(store, space, key)
     return None if stored is None else reading.to_record(store, space, decoded, stored)
 
 
 def read_values(store: Store, namespace: str, keys: Iterable[str], type_: Any) -> dict[str, Any]:
     """`Memory.get_many`, with the values as `type_`."""
-    if isinstance(keys, str):
-        raise InvalidArgument("keys is an iterable of keys, not one str")
-    wanted = list(keys)
+    wanted = drafts.each("keys", keys)
     for key in wanted:
         encode_key(key)
     table = store.tables.typed(namespace, type_)
-    space = store.spaces[namespace]
+    space = store.space(namespace)
     decoded = space.decode_of(table)
     hot = {key: value for key in wanted if (value := warm(store, table, key, ABSENT)) is not ABSENT}
     cold = reading.fetch_many(store, space, [key for key in wanted if key not in hot], vectors=False)
@@ -285,11 +283,11 @@ def read_scan(
     reverse: bool,
 ) -> Iterator[Record]:
     """`Memory.scan`, with the values decoded by `decoded`; every argument is checked at once."""
-    space = store.spaces[namespace]
+    space = store.space(namespace)
     low, high = bounds(prefix, start, reverse)
     earliest, latest = drafts.span(since, until)
     chosen = compile_filter(where)
-    if limit is not None and limit != 0:
+    if limit is not None and (limit is False or limit != 0):
         drafts.positive("limit", limit)
     rows = reading.scan(
         store,
@@ -307,17 +305,17 @@ def read_scan(
 
 def read_latest(store: Store, namespace: str, n: int, decoded: Decode) -> list[Record]:
     """`Memory.latest`, with the values decoded by `decoded`."""
-    space = store.spaces[namespace]
+    space = store.space(namespace)
     rows = reading.latest(store, space, drafts.positive("n", n))
     return [reading.to_record(store, space, decoded, stored) for stored in rows]
 
 
 def bounds(prefix: str, start: str | None, reverse: bool) -> tuple[bytes, bytes]:
     """The range [low, high) of raw keys with `prefix` at or behind `start`; an empty high is open."""
-    low = high = b""
-    if prefix:
-        low = encode_key(prefix)
-        high = successor(low)
+    low = check_prefix(prefix).encode()
+    if low:
+        encode_key(prefix)
+    high = successor(low)
     if start is not None:
         edge = encode_key(start)
         if not reverse:

@@ -71,7 +71,7 @@ def _move(store: Store, fill: Callable[[Writer, int], None]) -> None:
 
         store.committer.leave(move)
         opening.publish_generation(store.root, generation)
-        store.control.publish(store.control.counter + 1, generation)
+        store.control.publish(0, generation)
         store.move_to(generation)
         opening.remove_old(store.root, generation)
     store.committer.flush()
@@ -83,7 +83,7 @@ def backup(store: Store, target: str | os.PathLike[str]) -> Path:
     Every journal is drained first. The copy takes a new identity, so that journals of this store can
     never be replayed into it.
     """
-    root = Path(target)
+    root = opening.as_path(target)
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise InvalidArgument(f"{root} exists and is not an empty directory")
     if not store.read_only:

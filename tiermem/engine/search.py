@@ -9,7 +9,7 @@ from tiermem.codec.frame import HAS_VECTOR
 from tiermem.codec.operation import PUT
 from tiermem.engine import reading
 from tiermem.engine.space import Space
-from tiermem.errors import DimensionMismatch, EmbedderMismatch, InvalidArgument, InvalidVector, RecordNotFound
+from tiermem.errors import DimensionMismatch, EmbedderMismatch, InvalidArgument, InvalidNamespace, InvalidVector
 from tiermem.protocols import Found, Row, VectorIndex
 from tiermem.types import check_namespace
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from tiermem.engine.store import Store
+    from tiermem.engine.store import Draft, Store
     from tiermem.tiers.cold import Writer
 
 LOAD_ROWS = 8192
@@ -56,24 +56,71 @@ def describe(store: Store, space: Space) -> bool:
 
 
 def prepare(store: Store, space: Space, vector: Any, model: str = "") -> bytes:
-    """The float32 bytes of a vector to be stored; the first one of a namespace fixes its dimension.
+    """The float32 bytes of a vector to be stored, checked against what is known of its namespace.
 
     Raises:
         InvalidVector, DimensionMismatch, EmbedderMismatch.
     """
     known = describe(store, space)
+    if model and space.model and space.model != model:
+        raise EmbedderMismatch(f"{space.name!r} was filled by model {space.model!r}, not {model!r}")
     array = as_vector(vector, space.metric if known else store.config.vector.metric)
-    if not known:
-        create(store, space, array.size, store.config.vector.metric, model)
-        if not array.any() and space.metric == "cosine":
-            raise InvalidVector("the zero vector has no direction: cosine similarity is undefined for it")
-    if array.size != space.dimension:
+    if known and array.size != space.dimension:
         raise DimensionMismatch(f"{space.name!r} has dimension {space.dimension}, the vector {array.size}")
-    if model and space.model != model:
-        if space.model:
-            raise EmbedderMismatch(f"{space.name!r} was filled by model {space.model!r}, not {model!r}")
-        create(store, space, array.size, space.metric, model)
     return array.astype("<f4", copy=False).tobytes()
+
+
+def matrix_bytes(store: Store, space: Space, vectors: Any) -> list[bytes]:
+    """The bytes of each row of an (n, dimension) array, checked as a whole."""
+    import numpy as np
+
+    from tiermem.tiers.vector.exact import as_float32
+
+    try:
+        matrix = as_float32(vectors)
+    except (TypeError, ValueError) as exc:
+        raise InvalidVector(f"vectors is no matrix of numbers: {exc}") from exc
+    if matrix.ndim != 2 or not matrix.shape[1]:
+        raise InvalidVector(f"vectors is 2-D, a row each; got shape {matrix.shape}")
+    known = describe(store, space)
+    metric = space.metric if known else store.config.vector.metric
+    bad = ~np.isfinite(matrix).all(axis=1)
+    if metric == "cosine":
+        bad |= ~matrix.any(axis=1)
+    if bad.any():
+        as_vector(matrix[int(np.flatnonzero(bad)[0])], metric)
+    if known and matrix.shape[1] != space.dimension:
+        raise DimensionMismatch(f"{space.name!r} has dimension {space.dimension}, the vectors {matrix.shape[1]}")
+    data, width = matrix.astype("<f4", copy=False).tobytes(), matrix.shape[1] * 4
+    return [data[start : start + width] for start in range(0, len(data), width)]
+
+
+def fix(store: Store, writer: Writer, drafts: Sequence[Draft]) -> None:
+    """Let the first vector of each namespace in `drafts` fix its dimension, inside the commit.
+
+    Raises:
+        DimensionMismatch, EmbedderMismatch, InvalidVector: one does not fit; nothing was changed.
+    """
+    wanted: dict[str, tuple[int, str]] = {}
+    for _, op in drafts:
+        if not op.vector:
+            continue
+        info = writer.live(op.namespace)
+        dimension, model = wanted.get(op.namespace, (0, ""))
+        if info is not None and info.dimension:
+            dimension, model = info.dimension, model or info.model
+            if info.metric == "cosine" and not any(op.vector):
+                raise InvalidVector("the zero vector has no direction: cosine similarity is undefined for it")
+        if dimension and len(op.vector) != dimension * 4:
+            raise DimensionMismatch(f"{op.namespace!r} has dimension {dimension}, the vector {len(op.vector) // 4}")
+        if model and op.model and model != op.model:
+            raise EmbedderMismatch(f"{op.namespace!r} was filled by model {model!r}, not {op.model!r}")
+        wanted[op.namespace] = len(op.vector) // 4, model or op.model
+    for name, (dimension, model) in wanted.items():
+        info = writer.changed(name)
+        if not info.dimension:
+            info.dimension, info.metric = dimension, store.config.vector.metric
+        info.model = info.model or model
 
 
 def create(store: Store, space: Space, dimension: int | None, metric: str | None, model: str = "") -> None:
@@ -115,10 +162,15 @@ def embed(store: Store, texts: Sequence[str]) -> NDArray[np.float32]:
     for text in texts:
         if not isinstance(text, str):
             raise InvalidArgument(f"a text is a str, not {type(text).__name__}")
-    vectors = store.embedder.embed(texts)
+    from tiermem.tiers.vector.exact import as_float32
+
+    try:
+        vectors = as_float32(store.embedder.embed(texts))
+    except (TypeError, ValueError) as exc:
+        raise InvalidVector(f"embedder {store.embedder.model!r} returned no vectors: {exc}") from exc
     if vectors.shape != (len(texts), store.embedder.dimension):
         raise InvalidVector(
-            f"embedder {store.embedder.model!r} returned shape {vectors.shape}, "
+            f"embedder {store.embedder.model!r} returned vectors of shape {vectors.shape}, "
             f"not {(len(texts), store.embedder.dimension)}"
         )
     return vectors
@@ -206,7 +258,7 @@ def search(
     metrics: dict[str, str] = {}
     now = store.clock.now()
     for name in names:
-        space = store.spaces[name]
+        space = store.space(name)
         if not describe(store, space):
             # Nothing is stored there to compare with, but a malformed query is an error all the same.
             as_vector(query, store.config.vector.metric)
@@ -230,6 +282,8 @@ def expand_names(store: Store, names: str | Sequence[str]) -> list[str]:
     """The namespaces meant by a name, a pattern ("desk/**", "desk/*") or a list of them, each once."""
     if isinstance(names, str):
         names = [names]
+    elif not isinstance(names, Sequence) or isinstance(names, (bytes, bytearray)):
+        raise InvalidNamespace(f"a namespace is a str, or several in a list, not {type(names).__name__}")
     found: dict[str, None] = {}
     for name in names:
         if not isinstance(name, str) or "*" not in name:
@@ -238,6 +292,8 @@ def expand_names(store: Store, names: str | Sequence[str]) -> list[str]:
         head, _, tail = name.rpartition("/")
         if "*" in head or tail not in ("*", "**"):
             raise InvalidArgument(f"pattern {name!r}: '*' or '**' may stand as the last part only")
+        if head:
+            check_namespace(head)
         for known in all_names(store, head + "/" if head else ""):
             if tail == "**" or "/" not in known[len(head) + 1 if head else 0 :]:
                 found[known] = None
@@ -255,10 +311,3 @@ def all_names(store: Store, prefix: str) -> list[str]:
     }
     with store.cold.read() as snapshot:
         return sorted(pending.union(name for name, _ in snapshot.infos(prefix)))
-
-
-def require(stored: reading.Stored | None, space: Space, key: str) -> reading.Stored:
-    """`stored`, or RecordNotFound."""
-    if stored is None:
-        raise RecordNotFound(f"no record {key!r} in {space.name!r}")
-    return stored

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tiermem.codec.frame import STREAM
 from tiermem.codec.operation import Operation
 from tiermem.codec.serialize import decoder
+from tiermem.errors import EncodingError
 from tiermem.protocols import VectorIndex
 from tiermem.tiers.hot import Table
 from tiermem.types import check_namespace
@@ -91,8 +92,11 @@ class Tables:
     def typed(self, name: str, type_: Any) -> Table:
         """The table that holds the values of a namespace as `type_` (None: untyped)."""
         store = self._store
-        space = store.spaces[name]
-        found = space.decoders.get(type_)
+        space = store.space(name)
+        try:
+            found = space.decoders.get(type_)
+        except TypeError as exc:
+            raise EncodingError(f"a type to decode as is hashable, not {type(type_).__name__}") from exc
         if found is None:
             decode = decoder(type_)
             with store.lock:

@@ -10,8 +10,8 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import time_ns
-from typing import Any, Final, Protocol
-from weakref import WeakSet
+from typing import Any, Final
+from weakref import WeakMethod
 
 from tiermem.clock import SystemClock
 from tiermem.codec.compress import Compressor
@@ -29,17 +29,9 @@ from tiermem.tiers.cold.layout import CLOCK_SHIFT
 from tiermem.tiers.control import Control
 from tiermem.tiers.hot import HotTier, Table, cost_of
 from tiermem.tiers.journal import Journal
-from tiermem.types import encode_key
+from tiermem.types import check_namespace, encode_key
 
 _ABSENT: Final = object()
-
-
-class Attached(Protocol):
-    """A handle, as far as the store knows it."""
-
-    def attach(self) -> None:
-        """Look at the store's control page anew."""
-        ...
 
 
 Draft = tuple[Space, Operation]
@@ -62,10 +54,11 @@ class Store:
         self.commit_lock = threading.Lock()
         self.closed = False
         self.users = 0
-        self.handles: WeakSet[Attached] = WeakSet()
+        self.reopened: list[WeakMethod[Callable[[], None]]] = []
         self.store_id = b""
         self.generation = 0
-        self.slot = 0
+        # A client without a slot, as one that only reads, has written nothing.
+        self.slot = -1
         policy = (config.hot.policy or DEFAULT)(config.hot.max_bytes)
         self.hot = HotTier(policy, config.hot.max_bytes)
         self.spaces = Spaces(self)
@@ -80,6 +73,15 @@ class Store:
         self.seen_sequence = 1
         self.seen_stamp = 0
         self._last = 0
+
+    def space(self, name: str) -> Space:
+        """What this process keeps of a namespace; InvalidNamespace if `name` is none."""
+        try:
+            return self.spaces[name]
+        except TypeError:
+            # Unhashable: the check says what it should have been.
+            check_namespace(name)
+            raise
 
     # Versions
 

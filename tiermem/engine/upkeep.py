@@ -74,7 +74,9 @@ class Upkeep:
 
     def horizon(self) -> float:
         """Sweeps go no further than the slowest clock among live clients."""
-        return min(self.store.clock.now(), self.store.control.lowest_time())
+        now = self.store.clock.now()
+        self.store.control.publish_time(now)
+        return min(now, self.store.control.lowest_time())
 
     def _work(self, writer: Writer) -> int:
         done = upkeep.collect(writer, BATCH)

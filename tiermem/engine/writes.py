@@ -53,20 +53,19 @@ class Writes(Handle):
 
         Raises:
             EncodingError, InvalidKey, InvalidNamespace, InvalidVector, DimensionMismatch, InvalidArgument,
-            VersionConflict, GuardFailed, StoreFullError, ReadOnlyError, ClosedError: nothing was changed.
+            VersionConflict, GuardFailed, StoreFullError, ReadOnlyError, ClosedError: nothing was changed;
+            but where `durable` meets a full disk, the write stands in the journal and is not yet synced.
         """
         store = self._writable()
-        space = store.spaces[namespace]
+        space = store.space(namespace)
         op = drafts.put(store, space, key, value, vector, metadata, ttl, at, text)
         return self._submit(store, space, op, durable, if_version, guard)
 
     def _submit(
         self, store: Store, space: Space, op: Operation, durable: bool, if_version: int | None, guard: Guard | None
     ) -> int:
-        if if_version is not None or guard is not None:
-            conditions = drafts.conditions(space, op.key, if_version, guard)
-            return drafts.conditional(store, [(space, op)], conditions)[0]
-        version = store.submit(space, op)
+        conditions = drafts.conditions(space, op.key, if_version, guard)
+        version = drafts.send(store, [(space, op)], conditions)[0]
         if durable:
             store.committer.drain()
         return version
@@ -90,7 +89,7 @@ class Writes(Handle):
             RecordNotFound: there is no such record. Otherwise as `put`.
         """
         store = self._writable()
-        space = store.spaces[namespace]
+        space = store.space(namespace)
         return store.decide(drafts.update(store, space, key, value, metadata, vector, ttl))[0]
 
     def touch(self, namespace: str, key: str, *, ttl: Duration | None) -> int:
@@ -119,7 +118,7 @@ class Writes(Handle):
             VersionConflict, GuardFailed: a condition does not hold; nothing was changed.
         """
         store = self._writable()
-        space = store.spaces[namespace]
+        space = store.space(namespace)
         op = drafts.delete(store, space, key)
         existed = reading.fetch(store, space, key) is not None
         if if_version is not None or guard is not None or existed:
@@ -142,21 +141,22 @@ class Writes(Handle):
         from tiermem.engine.reads import bounds
 
         store = self._writable()
-        space = store.spaces[namespace]
+        space = store.space(namespace)
         chosen = compile_filter(where)
         if keys is None and prefix is None and chosen is None:
             raise InvalidArgument("delete_many needs keys, a prefix or a filter")
         if keys is not None:
-            if isinstance(keys, str) or prefix is not None:
-                raise InvalidArgument("keys is an iterable of keys, and stands without a prefix")
-            wanted = list(dict.fromkeys(keys))
+            if prefix is not None:
+                raise InvalidArgument("delete_many takes keys or a prefix, not both")
+            wanted = drafts.each("keys", keys)
             for key in wanted:
                 encode_key(key)
+            wanted = list(dict.fromkeys(wanted))
             allows = reading.matcher(None if chosen is None else chosen.matches)
             found = reading.fetch_many(store, space, wanted, vectors=False)
             doomed = [key for key, item in found.items() if allows is None or allows(item.metadata)]
         else:
-            low, high = bounds(prefix or "", None, False)
+            low, high = bounds("" if prefix is None else prefix, None, False)
             allows = reading.matcher(None if chosen is None else chosen.matches)
             rows = reading.scan(store, space, low=low, high=high, allows=allows, vectors=False)
             doomed = [stored.key for stored in rows]
@@ -183,7 +183,7 @@ class Writes(Handle):
             As `put`, and InvalidArgument where columns differ in length.
         """
         store = self._writable()
-        space = store.spaces[namespace]
+        space = store.space(namespace)
         if items is not None and keys is None and values is None and vectors is None and metadatas is None:
             ops = drafts.of_items(store, space, items)
         elif items is None and keys is not None and values is not None:
@@ -204,10 +204,10 @@ class Writes(Handle):
             chunk.append((space, op))
             size += len(op.value) + len(op.metadata) + len(op.vector) + len(op.key) * 4 + _OPERATION_BYTES
             if size >= limit:
-                versions.extend(store.submit_all(chunk))
+                versions.extend(drafts.send(store, chunk))
                 chunk, size = [], 0
         if chunk:
-            versions.extend(store.submit_all(chunk))
+            versions.extend(drafts.send(store, chunk))
         return versions
 
     def append(
@@ -228,7 +228,7 @@ class Writes(Handle):
             As `put`.
         """
         store = self._writable()
-        space = store.spaces[namespace]
+        space = store.space(namespace)
         op = drafts.append(store, space, value, vector, metadata, ttl, at, text)
         self._submit(store, space, op, durable, None, None)
         return op.key

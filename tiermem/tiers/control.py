@@ -63,9 +63,9 @@ def exclusive(path: Path, timeout: float) -> Iterator[None]:
         os.close(fd)
 
 
-def _try_lock(fd: int) -> bool:
+def _try_lock(fd: int, kind: int = fcntl.LOCK_EX) -> bool:
     try:
-        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.lockf(fd, kind | fcntl.LOCK_NB)
     except OSError as exc:
         if exc.errno in (errno.EAGAIN, errno.EACCES):
             return False
@@ -150,7 +150,8 @@ class Control:
     def publish(self, sequence: int, generation: int) -> None:
         """Announce the commit that ended at `sequence` to all others, and wake whoever waits."""
         self.words[_GENERATION] = generation
-        self.words[_COUNTER] = sequence
+        # No value comes twice, or one who waits for another would miss a commit.
+        self.words[_COUNTER] = generation << 48 | sequence
         own, end = _STALE + self.slot, _STALE + SLOTS
         self._map[_STALE:own] = _ALL_STALE[: own - _STALE]
         self._map[own + 1 : end] = _ALL_STALE[: end - own - 1]
@@ -206,9 +207,10 @@ class Control:
             if slot == self.slot:
                 found.append(slot)
                 continue
-            fd = os.open(self._lock_path(slot), os.O_RDWR | os.O_CLOEXEC)
+            # A shared lock, for which reading is enough: a client that may only read counts too.
+            fd = os.open(self._lock_path(slot), os.O_RDONLY | os.O_CLOEXEC)
             try:
-                if not _try_lock(fd):
+                if not _try_lock(fd, fcntl.LOCK_SH):
                     found.append(slot)
             finally:
                 os.close(fd)

@@ -186,8 +186,8 @@ class ColdEnv:
             )
             self.begin: Callable[..., Any] = self._env.begin
             if read_only:
-                with self._env.begin() as txn:
-                    handles = [self._env.open_db(name.encode(), txn=txn, create=False) for name in DATABASES]
+                # Each in a transaction of its own: a handle opened in one that only reads goes with it.
+                handles = [self._env.open_db(name.encode(), create=False) for name in DATABASES]
             else:
                 with self._env.begin(write=True) as txn:
                     handles = [self._env.open_db(name.encode(), txn=txn, create=create) for name in DATABASES]

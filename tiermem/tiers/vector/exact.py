@@ -222,4 +222,4 @@ def as_float32(vector: Sequence[float] | NDArray[Any]) -> NDArray[np.float32]:
     if array.dtype.kind not in "fiu":
         raise TypeError(f"dtype {array.dtype} is not a number")
     with np.errstate(over="ignore"):
-        return np.ascontiguousarray(array, np.float32)
+        return np.asarray(array, np.float32, order="C")
