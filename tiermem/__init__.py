@@ -10,6 +10,7 @@
 from tiermem.clock import SimulatedClock, SystemClock
 from tiermem.config import CodecConfig, ColdConfig, Config, HotConfig, VectorConfig
 from tiermem.embedder import HashEmbedder
+from tiermem.engine.aio import AsyncMemory, open_async
 from tiermem.engine.batch import Batch
 from tiermem.engine.feed import Cursor
 from tiermem.engine.memory import Memory, open
@@ -48,6 +49,7 @@ __version__ = "0.1.0"
 __all__ = [
     "LRU",
     "UNSET",
+    "AsyncMemory",
     "Batch",
     "Change",
     "CheckReport",
@@ -93,4 +95,5 @@ __all__ = [
     "VersionConflict",
     "__version__",
     "open",
+    "open_async",
 ]

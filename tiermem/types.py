@@ -211,6 +211,7 @@ class VectorStats:
 
     dimension: int
     metric: str
+    model: str
     vectors: int
     loaded: bool
     rows: int

@@ -135,6 +135,14 @@ def unpack_value(key: bytes, data: memoryview) -> tuple[float, int, int, int, me
     return expires, codec, dictionary, size, data[HEADER_BYTES + metadata :]
 
 
+def intact(key: bytes, data: memoryview) -> bool:
+    """True if the frame's checksum matches."""
+    return (
+        len(data) >= HEADER_BYTES
+        and xxh3_64_intdigest(data[8:], xxh3_64_intdigest(key)) == _CHECKSUM.unpack_from(data)[0]
+    )
+
+
 def peek(data: memoryview) -> Head:
     """Flags, version, creation and expiry of a frame, without verifying it."""
     if len(data) < HEADER_BYTES:

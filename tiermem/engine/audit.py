@@ -97,7 +97,7 @@ class _Audit:
         tally["timed"] += frame.expires != NEVER
         tally["vectors"] += bool(frame.flags & HAS_VECTOR)
         tally["keyed"] += not frame.flags & STREAM
-        decode(self.store.expand(frame.codec, frame.dictionary, frame.body, frame.value_bytes))
+        decode(self.store.loader.expand(frame.codec, frame.dictionary, frame.body, frame.value_bytes))
         decode_metadata(frame.metadata)
         if frame.flags & HAS_VECTOR:
             vector = self.snapshot.vector(key)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tiermem.codec.operation import Operation, unpack_operations
 from tiermem.engine.upkeep import Upkeep
-from tiermem.errors import IncompatibleFormatError, TiermemError
+from tiermem.errors import CorruptionError, IncompatibleFormatError, TiermemError
 from tiermem.tiers.cold import Writer
 from tiermem.tiers.journal import Journal
 
@@ -96,7 +96,6 @@ class Committer:
                 # Nothing is lost: it stays journaled, is shown in `stats()`, and is tried again.
                 store.degraded["committer"] = f"the last commit failed: {exc}"
             return False
-        store.degraded.pop("committer", None)
         return True
 
     def drain(self) -> None:
@@ -121,18 +120,25 @@ class Committer:
         """Commit what every process had journaled when called."""
         self.commit(everything=True)
 
+    def replay(self) -> None:
+        """Commit what clients that have died had journaled, and what the living have."""
+        control = self.store.control
+        dead = frozenset(int(path.stem) for path in control.journals()).difference(control.live())
+        self.commit(everything=True, dead=dead)
+
     def commit(
         self,
         *,
         everything: bool = False,
+        dead: frozenset[int] = frozenset(),
         decision: Decision | None = None,
         budget: float | None = None,
         work: Callable[[Writer], None] | None = None,
     ) -> list[int]:
         """One transaction: own journal (for `budget` seconds), with `everything` all others, then the rest.
 
-        `decision` returns operations to apply once all journals were drained; `work` may do anything.
-        Returns the versions of what `decision` returned.
+        Of `dead` slots intact frames behind the head are applied too. `decision` returns what to apply
+        once all journals were drained; `work` may do anything. Returns the versions `decision`'s got.
         """
         store = self.store
         failure: TiermemError | None = None
@@ -142,12 +148,12 @@ class Committer:
         with self._turn(), ExitStack() as stack:
             store.check_writable()
             writer = stack.enter_context(self._transaction())
-            mark = 0 if store.journal is None else writer.mark(store.journal.id)
+            mark = 0 if store.journal is None else writer.applied(store.slot, store.journal.id, store.journal.head)
             deadline = None if everything or budget is None else started + budget
             own, position = self._drain_own(writer, mark, deadline)
             first_other = len(writer.changes)
             if everything:
-                self._drain_others(writer)
+                self._drain_others(writer, dead)
             if decision is not None:
                 try:
                     drafts = decision(writer)
@@ -165,6 +171,7 @@ class Committer:
             stack.close()
             self._settle(writer, mark, own, position, first_other, transaction)
             self.last_seconds = time.perf_counter() - started
+            store.degraded.pop("committer", None)
         if failure is not None:
             raise failure
         return versions
@@ -194,25 +201,29 @@ class Committer:
             if deadline is not None and time.perf_counter() > deadline:
                 break
         if position != mark:
-            writer.set_mark(journal.id, position)
+            writer.set_mark(self.store.slot, journal.id, position)
         return own, position
 
-    def _drain_others(self, writer: Writer) -> None:
+    def _drain_others(self, writer: Writer, dead: frozenset[int] = frozenset()) -> None:
         store = self.store
-        mine = None if store.journal is None else store.journal.path
+        missing = writer.marked()
         for path in store.control.journals():
-            if path == mine:
+            slot = int(path.stem)
+            missing.discard(slot)
+            if store.journal is not None and slot == store.slot:
                 continue
             journal = self.foreign(path)
             if journal is None:
                 continue
-            mark = position = writer.mark(journal.id)
-            for frame in journal.frames(mark):
+            mark = position = writer.applied(slot, journal.id, journal.head)
+            for frame in journal.frames(mark, beyond=slot in dead):
                 for op in unpack_operations(frame.payload):
                     writer.apply(op)
                 position = frame.end
             if position != mark:
-                writer.set_mark(journal.id, position)
+                writer.set_mark(slot, journal.id, position)
+        if missing:
+            raise CorruptionError(f"journal {min(missing):03d} is missing: writes it held may be lost")
 
     def foreign(self, path: Path) -> Journal | None:
         """The journal of another client, mapped; None if it is not in service or has gone.
@@ -233,9 +244,7 @@ class Committer:
             if known is not None:
                 known[1].close()
             self._foreign[path] = (inode, journal)
-        if journal.id == 0:
-            return None
-        if journal.store_id != self.store.store_id:
+        if journal.id and journal.store_id != self.store.store_id:
             raise IncompatibleFormatError(f"journal {path.name} belongs to another store")
         return journal
 
@@ -244,7 +253,7 @@ class Committer:
         journal = self.foreign(path)
         if journal is not None:
             with self.store.cold.read() as snapshot:
-                mark = snapshot.mark(journal.id)
+                mark = snapshot.applied(int(path.stem), journal.id, journal.head)
             for _ in self.operations(journal, mark, journal.head):
                 pass
 
@@ -302,24 +311,26 @@ class Committer:
             if store.journal is not None:
                 return
             path = store.control.journal_path(store.slot)
+            fresh = Journal.create(path.with_suffix(".fresh"), store.config.cold.journal_bytes)
+            journal_id = int.from_bytes(os.urandom(8)) | 1
+            fresh.reset(store.store_id, journal_id)
+            # The predecessor is applied, and both are named, before the one takes the other's place.
             with self._transaction() as writer:
                 self._drain_others(writer)
-                journal = Journal(path, writable=True) if path.exists() else None
-                if journal is not None:
-                    writer.delete_mark(journal.id)
-                if journal is None or journal.capacity != store.config.cold.journal_bytes:
-                    if journal is not None:
-                        journal.close()
-                    journal = Journal.create(path, store.config.cold.journal_bytes)
-                journal.reset(store.store_id, int.from_bytes(os.urandom(8)) | 1)
-                journal.sync()
-                writer.set_mark(journal.id, 0)
-                transaction = writer.finish()
+                old = self.foreign(path)
+                before = (0, 0) if old is None else (old.id, writer.applied(store.slot, old.id, old.head))
+                writer.set_mark(store.slot, journal_id, 0, before)
+                stamp = writer.finish()
+            self._settle(writer, 0, [], 0, 0, stamp)
+            fresh.publish(path)
+            with self._transaction() as writer:
+                writer.set_mark(store.slot, journal_id, 0)
+                stamp = writer.finish()
+            self._settle(writer, 0, [], 0, 0, stamp)
             known = self._foreign.pop(path, None)
             if known is not None:
                 known[1].close()
-            self._settle(writer, 0, [], 0, 0, transaction)
-            store.journal = journal
+            store.journal = fresh
 
     def leave(self, move: Callable[[Writer], None]) -> None:
         """Commit `move`, which marks this environment as left, in a transaction that drains nothing."""
@@ -350,10 +361,11 @@ class _Transaction:
 
     def __enter__(self) -> Writer:
         store = self._committer.store
+        config = store.config
         while True:
             cold = store.cold
             txn = self._stack.enter_context(cold.write())
-            writer = Writer(cold, txn, store.compressor, self._committer.upkeep.sample)
+            writer = Writer(cold, txn, store.compressor, config.vector.metric, self._committer.upkeep.sample)
             moved = writer.identity().moved_to
             if not moved:
                 return writer

@@ -157,7 +157,7 @@ def update(
             raise RecordNotFound(f"no record {key!r} in {space.name!r}")
         kept = body
         if kept is None:
-            kept = store.expand(frame.codec, frame.dictionary, frame.body, frame.value_bytes)
+            kept = store.loader.expand(frame.codec, frame.dictionary, frame.body, frame.value_bytes)
         whole = raw
         if whole is None:
             info = writer.live(space.name)

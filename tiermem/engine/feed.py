@@ -52,20 +52,24 @@ def page(store: Store, after: int, namespace: str | None, limit: int = PAGE) -> 
 def follow(store: Store, after: int, namespace: str | None, wait: float | None) -> Iterator[Change]:
     """The changes behind `after`; at the end, up to `wait` seconds for each next one."""
     position = after
+    deadline = time.monotonic() + (wait or 0.0)
     while True:
         store.check_open()
         if not store.read_only:
             store.committer.drain()
         counter = store.control.counter
-        found, position = page(store, position, namespace)
+        found, read = page(store, position, namespace)
+        moved, position = read != position, read
         yield from found
         if found:
-            continue
-        deadline = time.monotonic() + (wait or 0.0)
-        while not wait or not store.control.wait(counter, min(deadline - time.monotonic(), LONGEST_NAP)):
-            if not wait or time.monotonic() >= deadline:
+            deadline = time.monotonic() + (wait or 0.0)
+        elif not moved:
+            left = deadline - time.monotonic()
+            if left <= 0:
                 return
-            store.check_open()
+            store.control.wait(counter, min(left, LONGEST_NAP))
+        elif time.monotonic() >= deadline:
+            return
 
 
 class Cursor:
@@ -91,7 +95,7 @@ class Cursor:
             raise InvalidArgument(f"start {first} lies ahead of the log, which ends at {newest}")
 
         def decide(writer: Writer) -> Sequence[Any]:
-            known = writer.cursor(name)
+            known = dict(writer.cursors()).get(name)
             if known is None:
                 if first + 1 < writer.counters.first_sequence:
                     raise CursorExpired(f"the log starts at {writer.counters.first_sequence}, after {first}")
@@ -101,11 +105,11 @@ class Cursor:
             return []
 
         with store.cold.read() as snapshot:
-            known = snapshot.cursor(name)
+            known = dict(snapshot.cursors()).get(name)
         if known is None or known.namespace != wanted:
             store.decide(decide)
             with store.cold.read() as snapshot:
-                known = snapshot.cursor(name)
+                known = dict(snapshot.cursors()).get(name)
         self._position = first if known is None else known.position
 
     @property

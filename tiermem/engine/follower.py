@@ -40,7 +40,8 @@ class Follower:
             self.overlay()
         with store.cold.read() as snapshot:
             state = snapshot.state()
-            mark = snapshot.mark(store.journal.id) if store.journal is not None else 0
+            own = store.journal
+            mark = snapshot.applied(store.slot, own.id, own.head) if own is not None else 0
             first = store.seen_sequence
             far = state.next_sequence - first > FAR_BEHIND or state.first_sequence > first
             rows = [] if far else [entry for _, entry in snapshot.log(first - 1)]
@@ -104,7 +105,7 @@ class Follower:
             for path in store.control.journals():
                 journal = store.committer.foreign(path)
                 if journal is not None:
-                    mark = snapshot.mark(journal.id)
+                    mark = snapshot.applied(int(path.stem), journal.id, journal.head)
                     found.extend(store.committer.operations(journal, mark, journal.head))
         found.sort(key=lambda op: op.version)
         for name in {op.namespace for op in found}:

@@ -74,7 +74,7 @@ class Namespace(MutableMapping[str, Any]):
         return isinstance(key, str) and self._memory.contains(self.name, key)
 
     def __iter__(self) -> Iterator[str]:
-        return (record.key for record in self.scan())
+        return reads.read_keys(self._current(), self.name)
 
     def __len__(self) -> int:
         return self._memory.count(self.name)
@@ -91,6 +91,10 @@ class Namespace(MutableMapping[str, Any]):
         except KeyError:
             return default
         return copy_value(value) if copy else value
+
+    def peek(self, key: str, default: Any = None) -> Any:
+        """As `Memory.peek`."""
+        return reads.read_hot(self._current(), self.name, key, self._type, default)
 
     def get_record(self, key: str) -> Record | None:
         """As `Memory.get_record`."""

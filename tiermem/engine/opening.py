@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tiermem.config import Config
+from tiermem.engine import generations
 from tiermem.engine.store import Store
 from tiermem.errors import (
     ClosedError,
@@ -24,14 +25,13 @@ from tiermem.errors import (
     TimeDomainMismatch,
 )
 from tiermem.protocols import Clock, Embedder
-from tiermem.tiers.cold import ColdEnv
+from tiermem.tiers.cold import ColdEnv, Writer
 from tiermem.tiers.cold.env import check_file
 from tiermem.tiers.cold.layout import STORE_FORMAT, Identity, State, pack_row
 from tiermem.tiers.control import Control, exclusive
 
 OPEN_TIMEOUT: Final = 30.0
 """Seconds to wait for another process that is opening or compacting the same store."""
-_MARKER: Final = "tiermem store 1\n"
 
 _registry: dict[tuple[int, int], Store] = {}
 """Open stores of this process by device and inode of their directory: LMDB allows one environment each."""
@@ -152,7 +152,7 @@ def _open(store: Store, *, verify: bool = False, repair: bool = False) -> None:
             undo.enter_context(exclusive(root / "open.lock", OPEN_TIMEOUT))
         if not (root / "CURRENT").exists():
             _create(store)
-        generation = current(root)
+        generation = generations.current(root)
         folder = root / f"gen-{generation}"
         if verify:
             verify_pages(folder)
@@ -164,7 +164,7 @@ def _open(store: Store, *, verify: bool = False, repair: bool = False) -> None:
             if identity.moved_to and not store.read_only:
                 # A compaction had committed its move and died before saying so.
                 on_failure.pop_all().close()
-                publish_generation(root, identity.moved_to)
+                generations.publish(root, identity.moved_to)
                 generation = identity.moved_to
                 cold = ColdEnv(root, generation, store.config.cold)
                 on_failure.callback(cold.close)
@@ -180,7 +180,7 @@ def _open(store: Store, *, verify: bool = False, repair: bool = False) -> None:
                 store.slot = store.control.claim()
                 if store.control.generation < generation:
                     store.control.publish(0, generation)
-                remove_old(root, generation)
+                generations.remove_old(root, generation)
             if repair and not store.read_only:
                 store.degraded.update((f"repair {lost}", lost) for lost in set_aside(store))
             _settle_in(store)
@@ -191,18 +191,33 @@ def _open(store: Store, *, verify: bool = False, repair: bool = False) -> None:
 
 
 def set_aside(store: Store) -> list[str]:
-    """Rename the journals of other clients that cannot be replayed; what was lost with each."""
+    """Rename the journals of other clients that cannot be replayed, forget missing ones; what was lost with each."""
     lost: list[str] = []
+    with store.cold.read() as snapshot:
+        gone = snapshot.marked()
     own = store.journal
+    set_aside_now: set[int] = set()
     for path in store.control.journals():
-        if own is not None and own.path == path:
+        slot = int(path.stem)
+        gone.discard(slot)
+        if own is not None and slot == store.slot:
             continue
         try:
             store.committer.read_through(path)
         except TiermemError as exc:
             aside = path.with_suffix(".damaged")
             path.rename(aside)
+            set_aside_now.add(slot)
             lost.append(f"journal set aside as {aside.name}: {exc}")
+    lost.extend(f"journal {slot:03d} is missing" for slot in gone - set_aside_now)
+
+    def forget(writer: Writer) -> None:
+        for slot in gone | set_aside_now:
+            writer.delete_mark(slot)
+        writer.finish()
+
+    if gone or set_aside_now:
+        store.committer.leave(forget)
     return lost
 
 
@@ -221,7 +236,7 @@ def _settle_in(store: Store) -> None:
     else:
         store.control.publish_time(store.clock.now())
         store.cold.clear_stale_readers()
-        store.committer.flush()
+        store.committer.replay()
 
 
 def _create(store: Store) -> None:
@@ -239,56 +254,7 @@ def _create(store: Store) -> None:
             txn.put(b"state", State().pack(), db=cold.dbs.meta)
     finally:
         cold.close()
-    publish_generation(root, 1)
-
-
-def current(root: Path) -> int:
-    """The generation that `CURRENT` names.
-
-    Raises:
-        CorruptionError: it names none.
-    """
-    text = (root / "CURRENT").read_text(encoding="utf-8", errors="replace")
-    first, _, rest = text.partition("\n")
-    if not first.startswith("tiermem store "):
-        raise IncompatibleFormatError(f"{root / 'CURRENT'} was not written by tiermem")
-    if first + "\n" != _MARKER:
-        raise IncompatibleFormatError(f"{root} is a {first!r}; this version reads {_MARKER.strip()!r}")
-    name = rest.strip()
-    if not (name.startswith("gen-") and name[4:].isascii() and name[4:].isdigit() and len(name) < 24):
-        raise CorruptionError(f"{root / 'CURRENT'} names no generation: {name[:40]!r}")
-    return int(name[4:])
-
-
-def publish_generation(root: Path, generation: int) -> None:
-    """Make `generation` the one that is opened: temporary file, fsync, rename, fsync of the directory."""
-    fresh = root / "CURRENT.new"
-    with fresh.open("w", encoding="utf-8") as file:
-        file.write(f"{_MARKER}gen-{generation}\n")
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.rename(root / "CURRENT")
-    sync_folder(root / f"gen-{generation}")
-    sync_folder(root)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a directory durable."""
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def remove_old(root: Path, generation: int) -> None:
-    """Delete the environments of generations that were left; who still maps one keeps its pages."""
-    for folder in root.glob("gen-*"):
-        if folder.name[4:].isdigit() and int(folder.name[4:]) != generation:
-            for name in ("data.mdb", "lock.mdb"):
-                (folder / name).unlink(missing_ok=True)
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+    generations.publish(root, 1)
 
 
 def _check_time(store: Store, identity: Identity) -> None:

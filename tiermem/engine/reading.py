@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from tiermem.codec.frame import HAS_VECTOR, NEVER, Frame, peek, unpack_frame, unpack_vector
+from tiermem.codec.frame import DECIDED, HAS_VECTOR, NEVER, Frame, peek, unpack_frame, unpack_vector
 from tiermem.codec.operation import DELETE, PUT, Operation
 from tiermem.codec.serialize import decode_metadata
 from tiermem.engine.space import Decode, Space
@@ -95,6 +95,15 @@ def vector_of(snapshot: Snapshot, key: bytes, frame: Frame) -> bytes:
     return found[1]
 
 
+def stands(op: Operation, flags: int, version: int) -> bool:
+    """True if a pending operation hides the committed record of these flags and version.
+
+    A record decided inside a commit had this journal drained: what is still pending came after it, and
+    will be given a version above it.
+    """
+    return op.version >= version or bool(flags & DECIDED)
+
+
 def fetch(store: Store, space: Space, key: str) -> Stored | None:
     """The unexpired record of `key`, pending or committed."""
     return next(iter(fetch_many(store, space, [key]).values()), None)
@@ -106,12 +115,12 @@ def fetch_many(store: Store, space: Space, keys: Sequence[str], *, vectors: bool
     found: dict[str, Stored] = {}
     now = store.clock.now()
     with store.cold.read() as snapshot:
-        prefix = space.prefix or store.resolve(space, snapshot)
+        prefix = space.prefix or store.loader.resolve(space, snapshot)
         for key in keys:
             op = waiting.get(key)
             raw = prefix + key.encode()
             frame = snapshot.record(raw) if prefix else None
-            if op is None or (frame is not None and frame.version > op.version):
+            if op is None or (frame is not None and not stands(op, frame.flags, frame.version)):
                 store.cold_hits += frame is not None
                 store.cold_misses += frame is None
                 if frame is not None and frame.expires > now:
@@ -123,7 +132,7 @@ def fetch_many(store: Store, space: Space, keys: Sequence[str], *, vectors: bool
 
 def to_record(store: Store, space: Space, decode: Decode, stored: Stored) -> Record:
     """What a user sees of a stored record."""
-    value = decode(store.expand(stored.codec, stored.dictionary, stored.body, stored.value_bytes))
+    value = decode(store.loader.expand(stored.codec, stored.dictionary, stored.body, stored.value_bytes))
     vector = None
     if stored.vector:
         import numpy as np
@@ -230,7 +239,7 @@ def _page(
     frames: dict[bytes, tuple[Frame, bytes]] = {}
     edge: bytes | None = None
     with store.cold.read() as snapshot:
-        prefix = space.prefix or store.resolve(space, snapshot)
+        prefix = space.prefix or store.loader.resolve(space, snapshot)
         if prefix:
             stop = prefix + high if high else successor(prefix)
             for stored_key, row in snapshot.rows(snapshot.dbs.records, prefix, prefix + low, stop, reverse):
@@ -246,7 +255,7 @@ def _page(
     for raw in sorted({*frames, *waiting}, reverse=reverse) if waiting else frames:
         committed = frames.get(raw)
         op = waiting.get(raw)
-        if op is not None and (committed is None or op.version >= committed[0].version):
+        if op is not None and (committed is None or stands(op, committed[0].flags, committed[0].version)):
             if op.kind != DELETE:
                 rows.append(of_operation(op, committed[0] if committed else None))
         elif committed is not None:
@@ -278,7 +287,7 @@ def count(store: Store, space: Space) -> int:
         for op in waiting:
             row = snapshot.txn.get(prefix + op.key.encode(), db=snapshot.dbs.records)
             head = None if row is None else peek(row)
-            if head is not None and head.version >= op.version:
+            if head is not None and (head.version == op.version or not stands(op, head.flags, head.version)):
                 continue
             total += (op.kind == PUT and op.expires > now) - (head is not None and head.expires > now)
     return total

@@ -57,9 +57,7 @@ class Reads(Handle):
 
     def peek(self, namespace: str, key: str, default: Any = None) -> Any:
         """The value of a record if L1 holds it, else `default`; reads nothing else and moves nothing."""
-        store = self._current()
-        encode_key(key)
-        return warm(store, store.tables.typed(namespace, None), key, default)
+        return read_hot(self._current(), namespace, key, None, default)
 
     def get_record(self, namespace: str, key: str) -> Record | None:
         """The whole record, or None if there is none; its value is the caller's own."""
@@ -256,8 +254,19 @@ def read_values(store: Store, namespace: str, keys: Iterable[str], type_: Any) -
             found[key] = hot[key]
         elif key in cold:
             item = cold[key]
-            found[key] = decoded(store.expand(item.codec, item.dictionary, item.body, item.value_bytes))
+            found[key] = decoded(store.loader.expand(item.codec, item.dictionary, item.body, item.value_bytes))
     return found
+
+
+def read_keys(store: Store, namespace: str) -> Iterator[str]:
+    """The keys of the unexpired records of a namespace, in order; values are not looked at."""
+    return (stored.key for stored in reading.scan(store, store.space(namespace), vectors=False))
+
+
+def read_hot(store: Store, namespace: str, key: str, type_: Any, default: Any) -> Any:
+    """`Memory.peek`, with the value as `type_`."""
+    encode_key(key)
+    return warm(store, store.tables.typed(namespace, type_), key, default)
 
 
 def warm(store: Store, table: Table, key: str, default: Any) -> Any:

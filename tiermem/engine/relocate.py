@@ -8,13 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tiermem.codec.frame import Frame
 from tiermem.codec.serialize import decode
-from tiermem.engine import opening
+from tiermem.engine import generations, opening
 from tiermem.errors import InvalidArgument, StorageError
 from tiermem.tiers.cold import ColdEnv
 from tiermem.tiers.cold.layout import pack_row
 from tiermem.tiers.cold.rebuild import Rebuild
-from tiermem.tiers.control import exclusive
+from tiermem.tiers.control import Control, exclusive
 
 if TYPE_CHECKING:
     from tiermem.engine.store import Store
@@ -38,8 +39,12 @@ def rebuild(store: Store) -> list[str]:
 
     def fill(writer: Writer, generation: int) -> None:
         fresh = ColdEnv(store.root, generation, store.config.cold, create=True)
+
+        def readable(frame: Frame) -> None:
+            decode(store.loader.expand(frame.codec, frame.dictionary, frame.body, frame.value_bytes))
+
         try:
-            work = Rebuild(writer, fresh, lambda f: decode(store.expand(f.codec, f.dictionary, f.body, f.value_bytes)))
+            work = Rebuild(writer, fresh, readable)
             work.run(writer.identity())
             lost.extend(work.lost)
         finally:
@@ -55,7 +60,7 @@ def _move(store: Store, fill: Callable[[Writer, int], None]) -> None:
     The old environment is marked as left in the transaction that held off every other writer, so no
     write can be lost to it; processes that still have it open move when they next write or look.
     """
-    with exclusive(store.root / "open.lock", opening.OPEN_TIMEOUT):
+    with store.move_lock, exclusive(store.root / "open.lock", opening.OPEN_TIMEOUT):
         generation = store.generation + 1
         folder = store.root / f"gen-{generation}"
 
@@ -66,14 +71,18 @@ def _move(store: Store, fill: Callable[[Writer, int], None]) -> None:
             identity = writer.identity()
             identity.moved_to = generation
             writer.txn.put(b"identity", pack_row(b"identity", identity), db=writer.dbs.meta)
-            opening.sync_folder(folder)
-            opening.sync_folder(store.root)
+            generations.sync_folder(folder)
+            generations.sync_folder(store.root)
 
-        store.committer.leave(move)
-        opening.publish_generation(store.root, generation)
+        try:
+            store.committer.leave(move)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        generations.publish(store.root, generation)
         store.control.publish(0, generation)
         store.move_to(generation)
-        opening.remove_old(store.root, generation)
+        generations.remove_old(store.root, generation)
     store.committer.flush()
 
 
@@ -110,5 +119,6 @@ def backup(store: Store, target: str | os.PathLike[str]) -> Path:
                 txn.delete(mark, db=copy.dbs.marks)
     finally:
         copy.close()
-    opening.publish_generation(root, 1)
+    generations.publish(root, 1)
+    Control(root).close()
     return root

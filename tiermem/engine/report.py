@@ -43,6 +43,7 @@ def stats(store: Store) -> Stats:
         vectors[name] = VectorStats(
             dimension=info.dimension,
             metric=info.metric,
+            model=info.model,
             vectors=info.vectors,
             loaded=index is not None,
             rows=rows,

@@ -51,7 +51,7 @@ def describe(store: Store, space: Space) -> bool:
     """Make sure `space` knows its dimension; False if the namespace holds no vectors yet."""
     if not space.dimension:
         with store.cold.read() as snapshot:
-            store.resolve(space, snapshot)
+            store.loader.resolve(space, snapshot)
     return space.dimension > 0
 
 
@@ -147,7 +147,7 @@ def create(store: Store, space: Space, dimension: int | None, metric: str | None
 
     store.decide(decide)
     with store.cold.read() as snapshot:
-        store.resolve(space, snapshot)
+        store.loader.resolve(space, snapshot)
 
 
 def embed(store: Store, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -203,7 +203,7 @@ def _load(store: Store, space: Space) -> VectorIndex | None:
         space.index = index
     try:
         with store.cold.read() as snapshot:
-            prefix = space.prefix or store.resolve(space, snapshot)
+            prefix = space.prefix or store.loader.resolve(space, snapshot)
             rows: list[Row] = []
             for stored_key, frame, vector in reading.committed_vectors(snapshot, prefix) if prefix else ():
                 if len(vector) == width:

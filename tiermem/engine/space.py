@@ -102,7 +102,7 @@ class Tables:
             with store.lock:
                 found = space.decoders.get(type_)
                 if found is None:
-                    found = store.hot.table(partial(store.miss, space, decode))
+                    found = store.hot.table(partial(store.loader.miss, space, decode))
                     space.tables.append((found, decode))
                     space.decoders[type_] = found
                     if type_ is None:

@@ -10,26 +10,27 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import time_ns
-from typing import Any, Final
+from typing import Final
 from weakref import WeakMethod
 
 from tiermem.clock import SystemClock
 from tiermem.codec.compress import Compressor
-from tiermem.codec.frame import NEVER, STREAM
+from tiermem.codec.frame import STREAM
 from tiermem.codec.operation import DELETE, PUT, Operation, pack_operation
 from tiermem.config import Config
 from tiermem.engine.commit import Committer
 from tiermem.engine.follower import Follower
+from tiermem.engine.loader import Loader
 from tiermem.engine.space import Decode, Space, Spaces, Tables
 from tiermem.errors import ClosedError, EncodingError, ReadOnlyError
 from tiermem.policy.eviction import DEFAULT
 from tiermem.protocols import Clock, Embedder
-from tiermem.tiers.cold import ColdEnv, Snapshot, Writer
+from tiermem.tiers.cold import ColdEnv, Writer
 from tiermem.tiers.cold.layout import CLOCK_SHIFT
 from tiermem.tiers.control import Control
 from tiermem.tiers.hot import HotTier, Table, cost_of
 from tiermem.tiers.journal import Journal
-from tiermem.types import check_namespace, encode_key
+from tiermem.types import check_namespace
 
 _ABSENT: Final = object()
 
@@ -52,6 +53,7 @@ class Store:
         self.read_only = read_only
         self.lock = threading.Lock()
         self.commit_lock = threading.Lock()
+        self.move_lock = threading.Lock()
         self.closed = False
         self.users = 0
         self.reopened: list[WeakMethod[Callable[[], None]]] = []
@@ -66,6 +68,7 @@ class Store:
         self.compressor = Compressor(config.codec)
         self.committer = Committer(self)
         self.follower = Follower(self)
+        self.loader = Loader(self)
         self.journal: Journal | None = None
         self.degraded: dict[str, str] = {}
         self.cold_hits = 0
@@ -190,76 +193,11 @@ class Store:
         else:
             self.hot.drop(table, op.key)
 
-    # L1 misses
-
-    def miss(self, space: Space, decode: Decode, table: Table, key: str) -> Any:
-        """What `table[key]` gives where `key` is not among the free entries; KeyError if absent."""
-        if key in table.watched:
-            with self.lock:
-                value = table.watched.get(key, _ABSENT)
-                if value is not _ABSENT:
-                    if table.expires.get(key, NEVER) <= self.clock.now():
-                        self.hot.drop(table, key)
-                        raise KeyError(key)
-                    self.hot.touch(table, key)
-                    return value
-        self.hot.misses += 1
-        op = space.pending.get(key) if isinstance(key, str) else None
-        return self._load(space, decode, table, key) if op is None else self._adopt(space, decode, table, op)
-
-    def _adopt(self, space: Space, decode: Decode, table: Table, op: Operation) -> Any:
-        if op.kind == DELETE or op.expires <= self.clock.now():
-            raise KeyError(op.key)
-        value = decode(op.value)
-        with self.lock:
-            if space.pending.get(op.key) is op:
-                self.hot.fill(table, op.key, value, cost_of(value, len(op.value)), op.expires)
-        return value
-
-    def _load(self, space: Space, decode: Decode, table: Table, key: str) -> Any:
-        raw = encode_key(key)
-        with self.cold.read() as snapshot:
-            prefix = space.prefix or self.resolve(space, snapshot)
-            found = snapshot.value(prefix + raw) if prefix else None
-            if found is None:
-                self.cold_misses += 1
-                raise KeyError(key)
-            expires, codec, dictionary, size, body = found
-            if expires != NEVER and expires <= self.clock.now():
-                self.cold_misses += 1
-                raise KeyError(key)
-            value = decode(self.expand(codec, dictionary, bytes(body), size) if codec else body)
-            stamp = snapshot.stamp
-        self.cold_hits += 1
-        with self.lock:
-            # A commit or a write since the snapshot may have changed the record: then L1 stays as it is.
-            if stamp >= self.seen_stamp and key not in space.pending:
-                self.hot.fill(table, key, value, cost_of(value, size), expires)
-        return value
-
-    def expand(self, codec: int, dictionary: int, body: bytes, size: int) -> bytes:
-        """The encoded value of a frame; a dictionary that is not known yet is read from L3."""
-        if codec and not self.compressor.knows(dictionary):
-            with self.cold.read() as snapshot:
-                for number, data in snapshot.dictionaries():
-                    self.compressor.add(number, data)
-        return self.compressor.decompress(codec, dictionary, body, size)
-
-    def resolve(self, space: Space, snapshot: Snapshot) -> bytes:
-        """Prefix of the namespace's keys at the snapshot, empty if it has none; kept if still current."""
-        info = snapshot.info(space.name)
-        if info is None or info.dropped:
-            return b""
-        with self.lock:
-            if snapshot.stamp >= self.seen_stamp:
-                space.dimension, space.metric, space.model = info.dimension, info.metric, info.model
-                space.prefix = info.prefix
-        return info.prefix
-
     def after_fork(self) -> None:
         """In the child: let go of all that is the parent's. The caller opens the store again."""
         self.lock = threading.Lock()
         self.commit_lock = threading.Lock()
+        self.move_lock = threading.Lock()
         self.cold.abandon()
         self.control.close()
         if self.journal is not None:

@@ -39,6 +39,7 @@ _STALE: Final = 2048
 _ALL_STALE: Final = b"\x01" * SLOTS
 _NAP: Final = 0.25
 _BLIND_NAP: Final = 0.02
+_DOZE: Final = 0.001
 _FLOAT: Final = struct.Struct("=d")
 _WORD: Final = struct.Struct("=Q")
 
@@ -107,6 +108,7 @@ class Control:
         self._bells: dict[int, int] = {}
         self._sleepers = 0
         self._sleepers_lock = threading.Lock()
+        self._closing = False
         if not self._usable():
             if read_only:
                 raise CorruptionError(f"{self.path} is missing or damaged; opening the store for writing mends it")
@@ -228,7 +230,7 @@ class Control:
         deadline = time.monotonic() + timeout
         if self.slot < 0:
             # A read-only client has no slot to be rung at.
-            while self.counter == seen and time.monotonic() < deadline:
+            while self.counter == seen and not self._closing and time.monotonic() < deadline:
                 time.sleep(_BLIND_NAP)
             return self.counter != seen
         with self._sleepers_lock:
@@ -243,7 +245,7 @@ class Control:
         poller = select.poll()
         poller.register(self._bell, select.POLLIN)
         try:
-            while self.counter == seen and (left := deadline - time.monotonic()) > 0:
+            while self.counter == seen and not self._closing and (left := deadline - time.monotonic()) > 0:
                 # Another thread may read the byte that was meant for this one: hence a longest nap.
                 poller.poll(min(left, _NAP) * 1000)
                 with contextlib.suppress(BlockingIOError):
@@ -278,6 +280,11 @@ class Control:
 
     def close(self) -> None:
         """Give up the slot. The page stays mapped while another thread still looks at it."""
+        self._closing = True
+        while self._sleepers:
+            # A descriptor that is polled must not be closed, or its number may be another file's.
+            os.write(self._bell, b"\x01")
+            time.sleep(_DOZE)
         for fd in (self._bell, *self._bells.values(), self._lock_fd):
             if fd >= 0:
                 os.close(fd)

@@ -65,6 +65,7 @@ class HotTier:
     def fill(self, table: Table, key: str, value: Any, cost: int, expires: float = NEVER) -> None:
         """Put a value that a miss has read into L1."""
         if cost > self.max_bytes:
+            self.drop(table, key)
             return
         if self.policy.admit((table.number, key), cost) and expires == NEVER:
             table.watched.pop(key, None)

@@ -133,18 +133,18 @@ class Journal:
         return bool(self.id != before)
 
     def reset(self, store_id: bytes, journal_id: int) -> None:
-        """Put the file into service under a new id, empty; `sync` makes that durable.
-
-        The caller owns the file, and all of it was applied.
-        """
+        """Write the header of a new id and an empty ring; the file is not yet in anybody's sight."""
         header = _HEADER.pack(MAGIC, FORMAT, 0, store_id, journal_id, self.capacity, boot_id())
         self._words[_HEAD_WORD] = 0
         self._map[: len(header) + 8] = header + _CHECKSUM.pack(xxh3_64_intdigest(header))
-        self.store_id, self.id, self.applied = store_id, journal_id, 0
+        self._read_header()
+        self.applied = 0
 
-    def sync(self) -> None:
-        """Make the header and the file's name durable."""
+    def publish(self, path: Path) -> None:
+        """Make the header durable, then let the file take the place of `path`, at once and durably."""
         self._map.flush(0, HEADER_BYTES)
+        os.rename(self.path, path)
+        self.path = path
         folder = os.open(self.path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -191,8 +191,11 @@ class Journal:
         checksum = xxh3_64_intdigest(rest, self.id ^ position)
         self._map[start : start + 8 + len(rest)] = _CHECKSUM.pack(checksum) + rest
 
-    def frames(self, start: int, end: int | None = None) -> Iterator[JournalFrame]:
+    def frames(self, start: int, end: int | None = None, *, beyond: bool = False) -> Iterator[JournalFrame]:
         """The frames from position `start` up to the head, oldest first.
+
+        `beyond`: go on while frames are intact, whatever the head says; for a journal whose owner is
+        dead. Such a frame was complete, and its write not yet acknowledged.
 
         A frame that fails its checksum ends the iteration if the machine was booted since the
         journal was written (its pages may never have reached the disk).
@@ -205,7 +208,8 @@ class Journal:
             if self._rebooted():
                 return
             raise CorruptionError(f"journal {self.path.name}: head {head} lies beyond the ring behind {start}")
-        while start < head:
+        last = start + self.capacity
+        while start < (last if beyond else head):
             offset = start % self.capacity
             left = self.capacity - offset
             if left < FRAME_BYTES:
@@ -217,7 +221,7 @@ class Journal:
             fits = length <= left - FRAME_BYTES
             rest = self._map[at + 8 : at + FRAME_BYTES + length] if fits else b""
             if not fits or xxh3_64_intdigest(rest, self.id ^ start) != checksum:
-                if self._rebooted():
+                if start >= head or self._rebooted():
                     return
                 raise CorruptionError(
                     f"journal {self.path.name} is damaged at position {start}: "

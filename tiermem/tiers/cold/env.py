@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import struct
 import time
 from collections.abc import Callable, Iterator
@@ -35,7 +36,11 @@ if TYPE_CHECKING:
 _META: Final = struct.Struct("=QHHI II QQ 96s QQ")
 _META_MAGIC: Final = 0xBEEFC0DE
 _META_FLAG: Final = 0x08
-_FULL: Final = tuple(os.strerror(code) for code in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT))
+_FULL_CODES: Final = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+_FULL: Final = tuple(os.strerror(code) for code in _FULL_CODES)
+_CUT_SHORT: Final = (os.strerror(errno.EIO), os.strerror(errno.EINVAL))
+_MARGIN: Final = 2**21
+_LOCK_BYTES: Final = 4096
 _DAMAGE: Final = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError)
 
 
@@ -61,7 +66,11 @@ def translate(exc: lmdb.Error, path: Path) -> TiermemError:
     text = str(exc)
     if isinstance(exc, lmdb.MapFullError):
         return StoreFullError(f"the store has reached ColdConfig.map_size: {text}")
-    if isinstance(exc, lmdb.DiskError) or any(reason in text for reason in _FULL):
+    if (
+        isinstance(exc, lmdb.DiskError)
+        or any(reason in text for reason in _FULL)
+        or (any(reason in text for reason in _CUT_SHORT) and _no_room(path))
+    ):
         return StoreFullError(f"no room left for {path}: {text}")
     if isinstance(exc, _DAMAGE):
         return CorruptionError(f"{path / 'data.mdb'} is damaged: {text}")
@@ -100,6 +109,33 @@ def check_file(path: Path) -> str:
     if size < (last_page + 1) * page:
         return f"is truncated: {size:,} bytes where its meta page counts {last_page + 1:,} pages of {page}"
     return ""
+
+
+def _allocate(path: Path, size: int) -> None:
+    """Give LMDB's reader table its blocks: it is mapped, and a hole on a full disk would end in SIGBUS.
+
+    Nobody in this process has the file open: closing a second descriptor would drop LMDB's locks on it.
+    """
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            os.posix_fallocate(fd, 0, max(size, os.fstat(fd).st_size))
+        finally:
+            os.close(fd)
+    except OSError as exc:
+        error = StoreFullError if exc.errno in _FULL_CODES else StorageError
+        raise error(f"{path} cannot be allocated: {exc}") from exc
+
+
+def _no_room(path: Path) -> bool:
+    """True if the file system is full, or the data file at this process's file-size limit.
+
+    LMDB reports a write that was cut short as an input/output error.
+    """
+    room = os.statvfs(path)
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    size = (path / "data.mdb").stat().st_size
+    return room.f_bavail * room.f_frsize < _MARGIN or (limit != resource.RLIM_INFINITY and size > limit - _MARGIN)
 
 
 def walk(path: Path) -> list[str]:
@@ -169,6 +205,8 @@ class ColdEnv:
                 raise CorruptionError(f"{path / 'data.mdb'} {problem}")
         # A store on a read-only file system has no lock table to write to.
         lock = not read_only or os.access(path / "lock.mdb", os.W_OK)
+        if not read_only:
+            _allocate(path / "lock.mdb", _LOCK_BYTES + config.max_readers * 64)
         try:
             self._env = lmdb.open(
                 str(path),

@@ -48,6 +48,8 @@ class Rebuild:
                 except TiermemError as exc:
                     self.lost.append(f"record lost: {exc}")
             self._log(txn)
+            for key, row in self.old.rows(self.old.dbs.marks):
+                txn.put(key, bytes(row), db=self.new.dbs.marks)
             for name, info in self._infos.items():
                 raw = name.encode()
                 txn.put(raw, pack_row(raw, info), db=self.new.dbs.namespaces)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tiermem.codec.frame import Frame, unpack_frame, unpack_value, unpack_vector, unseal
 from tiermem.errors import CorruptionError, IncompatibleFormatError
 from tiermem.tiers.cold.layout import (
+    MARK,
     OPS,
     U32,
     U64,
@@ -147,19 +148,30 @@ class Snapshot:
         for key, row in self.rows(self.dbs.cursors):
             yield key.decode(), unpack_cursor(key, row)
 
-    def cursor(self, name: str) -> CursorInfo | None:
-        """The row of one named cursor."""
-        key = name.encode()
-        row = self.txn.get(key, db=self.dbs.cursors)
-        return None if row is None else unpack_cursor(key, row)
-
     def dictionaries(self) -> Iterator[tuple[int, bytes]]:
         """(number, bytes) of every compression dictionary."""
         for key, row in self.rows(self.dbs.dictionaries):
             yield U32.unpack(key)[0], unseal(key, row)
 
-    def mark(self, journal_id: int) -> int:
-        """Position up to which the journal of that id has been applied."""
-        key = U64.pack(journal_id)
+    def applied(self, slot: int, journal_id: int, head: int) -> int:
+        """Position up to which the journal of a slot, as found there, has been applied.
+
+        Raises:
+            CorruptionError: it is not the journal whose position is kept, so what it lacks is unknown.
+        """
+        key = U32.pack(slot)
         row = self.txn.get(key, db=self.dbs.marks)
-        return 0 if row is None else int(U64.unpack(unseal(key, row))[0])
+        if row is None:
+            if journal_id == 0 or head == 0:
+                return 0
+            raise CorruptionError(f"journal {slot:03d} holds writes, and its position is not known")
+        marked, position, before, before_position = MARK.unpack(unseal(key, row))
+        if journal_id == marked:
+            return int(position)
+        if journal_id == before:
+            return int(before_position)
+        raise CorruptionError(f"journal {slot:03d} is not the one that was in service there")
+
+    def marked(self) -> set[int]:
+        """The slots whose journals have been in service."""
+        return {U32.unpack(key)[0] for key, _ in self.rows(self.dbs.marks)}

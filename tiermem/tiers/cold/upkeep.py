@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tiermem.codec.frame import NEVER, peek, seal, unseal
+from tiermem.codec.frame import NEVER, intact, peek, seal, unseal
 from tiermem.tiers.cold.layout import OP_EXPIRE, U32, U64, expiry_key
 from tiermem.tiers.cold.writer import Writer
 
@@ -18,6 +18,9 @@ def sweep(w: Writer, now: float, limit: int) -> int:
     for index_key in due:
         key = index_key[8:]
         row = w.txn.get(key, db=w.dbs.records)
+        if row is not None and not intact(key, row):
+            # Whoever reads it must hear of it; a put over it mends it.
+            continue
         if row is None or expiry_key(peek(row).expires, key) != index_key:
             # A row that points nowhere: nothing may hang on it.
             w.txn.delete(index_key, db=w.dbs.expiry)

@@ -6,16 +6,19 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from tiermem.codec.compress import MAX_DICTIONARY_RECORD, MIN_DICTIONARY_RECORD, Compressor
-from tiermem.codec.frame import DECIDED, HAS_VECTOR, NEVER, STREAM, pack_frame, pack_vector, peek, seal
+from tiermem.codec.frame import DECIDED, HAS_VECTOR, NEVER, STREAM, intact, pack_frame, pack_vector, peek, seal, unseal
 from tiermem.codec.operation import DELETE, Operation
+from tiermem.errors import CorruptionError
 from tiermem.tiers.cold.layout import (
     CLOCK_SHIFT,
     FLOOR,
+    MARK,
     OP_DELETE,
     OP_DROP,
     OP_PUT,
     REASSIGNED,
     SLOT_MASK,
+    U32,
     U64,
     CursorInfo,
     LogEntry,
@@ -42,13 +45,16 @@ class Writer(Snapshot):
     version had made void.
     """
 
-    def __init__(self, env: ColdEnv, txn: Any, compressor: Compressor, sampler: Callable[[str, bytes], None]) -> None:
+    def __init__(
+        self, env: ColdEnv, txn: Any, compressor: Compressor, metric: str, sampler: Callable[[str, bytes], None]
+    ) -> None:
         super().__init__(env, txn)
         self.compressor = compressor
         self.counters = self.state()
         self.first_new = self.counters.next_sequence
         self.changes: list[LogEntry] = []
         self.superseded = 0
+        self._metric = metric
         self._sample = sampler
         self.wrote = False
         self._infos: dict[str, NamespaceInfo | None] = {}
@@ -89,14 +95,16 @@ class Writer(Snapshot):
         `decided` says that every journal was drained in this transaction, so what a later one
         brings came after `op`, whatever its version says.
         """
-        info = self.live(op.namespace)
-        if op.kind == DELETE and info is None:
-            return 0
-        if info is None:
-            info = self.changed(op.namespace)
+        # Even a delete of nothing makes the namespace: it leaves a floor for older puts yet to come.
+        info = self.live(op.namespace) or self.changed(op.namespace)
         key = info.prefix + op.key.encode()
         row = self.txn.get(key, db=self.dbs.records)
-        version = self._rank(op, info, key, row, decided)
+        if row is not None and not intact(key, row):
+            # Nothing in a damaged frame may decide over what was acknowledged.
+            self._discard(op.namespace, key)
+            row, version = None, self.next_version(0, op.version)
+        else:
+            version = self._rank(op, info, key, row, decided)
         if version == 0:
             self.superseded += 1
             return 0
@@ -120,7 +128,10 @@ class Writer(Snapshot):
             if head.version > above:
                 above, final = head.version, bool(head.flags & DECIDED)
         elif self.counters.floors and (floor := self.txn.get(key, db=self.dbs.floors)) is not None:
-            above, final = FLOOR.unpack(floor)
+            try:
+                above, final = FLOOR.unpack(unseal(key, floor))
+            except CorruptionError:
+                above, final = self.counters.highest, True
         elif version <= self.counters.horizon:
             above, final = self.counters.horizon, True
         if version > above:
@@ -146,6 +157,9 @@ class Writer(Snapshot):
             self.counters.floors -= 1
         flags = op.flags & _KEPT_FLAGS | (DECIDED if decided else 0)
         size = len(op.value)
+        if not self.compressor.knows(info.dictionary):
+            for number, data in self.dictionaries():
+                self.compressor.add(number, data)
         codec, dictionary, body = self.compressor.compress(op.value, info.dictionary)
         if MIN_DICTIONARY_RECORD <= size <= MAX_DICTIONARY_RECORD:
             self._sample(op.namespace, op.value)
@@ -185,6 +199,9 @@ class Writer(Snapshot):
             info.timed += added[1]
             info.vectors += added[2]
             info.ordered = info.ordered and added[3]
+            if info.vectors and not info.dimension:
+                # The namespace was dropped while this put was under way: it makes it anew.
+                info.dimension, info.metric = len(op.vector) // 4, self._metric
 
     def remove(self, name: str, key: bytes, row: memoryview) -> None:
         """Delete the record whose row is `row`, with its vector and its place in the expiry index."""
@@ -199,12 +216,22 @@ class Writer(Snapshot):
             info.vectors -= 1
         self.txn.delete(key, db=self.dbs.records)
 
+    def _discard(self, name: str, key: bytes) -> None:
+        """Remove a damaged record and whatever the indexes hold of it."""
+        info = self.changed(name)
+        info.records -= 1
+        info.vectors -= bool(self.txn.delete(key, db=self.dbs.vectors))
+        for index_key in [index_key for index_key, _ in self.rows(self.dbs.expiry) if index_key[8:] == key]:
+            self.txn.delete(index_key, db=self.dbs.expiry)
+            info.timed -= 1
+        self.txn.delete(key, db=self.dbs.records)
+
     def set_floor(self, key: bytes, version: int, decided: bool) -> None:
         """Remember that what was under `key` is gone as of `version`."""
         self.wrote = True
         if self.txn.get(key, db=self.dbs.floors) is None:
             self.counters.floors += 1
-        self.txn.put(key, FLOOR.pack(version, decided), db=self.dbs.floors)
+        self.txn.put(key, seal(key, FLOOR.pack(version, decided)), db=self.dbs.floors)
 
     def drop(self, name: str) -> bool:
         """Drop a namespace: gone at once, its rows left to `collect`. True if it existed.
@@ -221,16 +248,17 @@ class Writer(Snapshot):
         self.changes.append((name, "", OP_DROP, version))
         return True
 
-    def set_mark(self, journal_id: int, position: int) -> None:
-        """The journal of that id is applied up to `position`."""
+    def set_mark(self, slot: int, journal_id: int, position: int, before: tuple[int, int] | None = None) -> None:
+        """The journal of a slot is applied up to `position`; `before` is the one it is about to replace."""
         self.wrote = True
-        key = U64.pack(journal_id)
-        self.txn.put(key, seal(key, U64.pack(position)), db=self.dbs.marks)
+        key = U32.pack(slot)
+        row = MARK.pack(journal_id, position, *(before or (journal_id, position)))
+        self.txn.put(key, seal(key, row), db=self.dbs.marks)
 
-    def delete_mark(self, journal_id: int) -> None:
-        """The journal of that id is no longer in service."""
+    def delete_mark(self, slot: int) -> None:
+        """There is no journal in that slot any more."""
         self.wrote = True
-        self.txn.delete(U64.pack(journal_id), db=self.dbs.marks)
+        self.txn.delete(U32.pack(slot), db=self.dbs.marks)
 
     def set_cursor(self, name: str, cursor: CursorInfo | None) -> None:
         """Keep a named cursor, or with None forget it."""

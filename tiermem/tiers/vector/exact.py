@@ -6,6 +6,7 @@ that has begun keeps seeing what it began with.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 BLOCK_ROWS: Final = 8192
 _SLACK: Final = 1e-4
 """Error allowed to a float32 score, relative to the norms; all rows that near the edge are scored again."""
+
+_TINY: Final = 1e-30
+"""Squares and products below this have lost digits to underflow."""
 
 
 class _Block:
@@ -60,6 +64,7 @@ class ExactIndex:
         self._blocks: list[_Block] = []
         self._where: dict[str, tuple[_Block, int]] = {}
         self._dead = 0
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._where)
@@ -83,18 +88,31 @@ class ExactIndex:
         return 0 if place is None else place[0].versions[place[1]]
 
     def upsert(self, rows: Iterable[Row]) -> None:
-        """Add rows, replacing those of the same keys."""
-        batch = list(rows)
-        if len({row.key for row in batch}) < len(batch):
-            batch = list({row.key: row for row in batch}.values())
+        """Add rows, replacing those of the same keys; a search sees all of them or none."""
+        batch = list({row.key: row for row in rows}.values())
+        if not batch:
+            return
         matrix = np.frombuffer(b"".join([row.vector for row in batch]), "<f4").reshape(len(batch), self.dimension)
+        with self._lock:
+            self._add(batch, matrix)
+            self._settle()
+
+    def remove(self, keys: Iterable[str]) -> None:
+        """Delete the rows of `keys`; unknown keys are ignored."""
+        with self._lock:
+            for key in keys:
+                self._bury(key)
+                self._where.pop(key, None)
+            self._settle()
+
+    def _add(self, batch: Sequence[Row], matrix: NDArray[np.float32]) -> None:
         done = 0
         while done < len(batch):
             block = self._room(len(batch) - done)
             part = batch[done : done + len(block.alive) - block.size]
             start, stop = block.size, block.size + len(part)
             block.rows[start:stop] = fresh = matrix[done : done + len(part)]
-            with np.errstate(over="ignore"):
+            with np.errstate(over="ignore", under="ignore"):
                 block.squares[start:stop] = np.einsum("ij,ij->i", fresh, fresh)
             block.at[start:stop] = [row.at for row in part]
             block.expires[start:stop] = [row.expires for row in part]
@@ -105,17 +123,8 @@ class ExactIndex:
                 self._bury(row.key)
                 self._where[row.key] = (block, number)
             block.alive[start:stop] = True
-            # Published last: a search that runs meanwhile reads `size` first.
             block.size = stop
             done += len(part)
-        self._settle()
-
-    def remove(self, keys: Iterable[str]) -> None:
-        """Delete the rows of `keys`; unknown keys are ignored."""
-        for key in keys:
-            self._bury(key)
-            self._where.pop(key, None)
-        self._settle()
 
     def search(
         self,
@@ -133,11 +142,11 @@ class ExactIndex:
         `allows` is asked of encoded metadata. Ties are ordered by key.
         """
         pool: list[tuple[float, str, _Block, int]] = []
-        for block in list(self._blocks):
-            size = block.size
-            if not size:
-                continue
-            mask = block.alive[:size] & (block.expires[:size] > now)
+        with self._lock:
+            # All that a writer changes in place; what it appends lies behind `size`.
+            view = [(block, block.size, block.alive[: block.size].copy()) for block in self._blocks if block.size]
+        for block, size, alive in view:
+            mask = alive & (block.expires[:size] > now)
             if since != -np.inf:
                 mask &= block.at[:size] >= since
             if until != np.inf:
@@ -171,7 +180,7 @@ class ExactIndex:
         whole = len(open_rows) * 4 > size
         rows = block.rows[:size] if whole else block.rows[open_rows]
         squares = block.squares[:size] if whole else block.squares[open_rows]
-        with np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(all="ignore"):
             rough = rows @ query
             square = float(query @ query)
             if self.metric == "cosine":
@@ -184,8 +193,9 @@ class ExactIndex:
                 scale = float(squares.max()) + square
         if whole:
             rough = rough[open_rows]
-        if not (np.isfinite(rough).all() and np.isfinite(scale)):
-            # Outside float32's range the rough order means nothing: score every row exactly.
+        smallest = min(float(squares.min()), square) if self.metric == "cosine" else scale
+        if not (np.isfinite(rough).all() and np.isfinite(squares).all() and np.isfinite(scale) and smallest > _TINY):
+            # At the ends of float32's range the rough order means nothing: score every row exactly.
             return open_rows
         edge = np.partition(rough, len(rough) - k)[len(rough) - k]
         return np.asarray(open_rows[rough >= edge - _SLACK * scale])
@@ -213,7 +223,7 @@ class ExactIndex:
         ]
         self._blocks, self._where, self._dead = [], {}, 0
         if rows:
-            self.upsert(rows)
+            self._add(rows, np.frombuffer(b"".join([row.vector for row in rows]), "<f4").reshape(len(rows), -1))
 
 
 def as_float32(vector: Sequence[float] | NDArray[Any]) -> NDArray[np.float32]:

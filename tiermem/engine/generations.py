@@ -1,0 +1,61 @@
+"""Generations: which LMDB environment of a store is the live one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Final
+
+from tiermem.errors import CorruptionError, IncompatibleFormatError
+
+_MARKER: Final = "tiermem store 1\n"
+
+
+def current(root: Path) -> int:
+    """The generation that `CURRENT` names.
+
+    Raises:
+        CorruptionError: it names none.
+    """
+    text = (root / "CURRENT").read_text(encoding="utf-8", errors="replace")
+    first, _, rest = text.partition("\n")
+    if not first.startswith("tiermem store "):
+        raise IncompatibleFormatError(f"{root / 'CURRENT'} was not written by tiermem")
+    if first + "\n" != _MARKER:
+        raise IncompatibleFormatError(f"{root} is a {first!r}; this version reads {_MARKER.strip()!r}")
+    name = rest.strip()
+    if not (name.startswith("gen-") and name[4:].isascii() and name[4:].isdigit() and len(name) < 24):
+        raise CorruptionError(f"{root / 'CURRENT'} names no generation: {name[:40]!r}")
+    return int(name[4:])
+
+
+def publish(root: Path, generation: int) -> None:
+    """Make `generation` the one that is opened: temporary file, fsync, rename, fsync of the directory."""
+    fresh = root / "CURRENT.new"
+    with fresh.open("w", encoding="utf-8") as file:
+        file.write(f"{_MARKER}gen-{generation}\n")
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.rename(root / "CURRENT")
+    sync_folder(root / f"gen-{generation}")
+    sync_folder(root)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a directory durable."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def remove_old(root: Path, generation: int) -> None:
+    """Delete the environments of generations that were left; who still maps one keeps its pages."""
+    for folder in root.glob("gen-*"):
+        if folder.name[4:].isdigit() and int(folder.name[4:]) != generation:
+            for name in ("data.mdb", "lock.mdb"):
+                (folder / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                folder.rmdir()

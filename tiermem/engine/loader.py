@@ -1,0 +1,93 @@
+"""Loading: what a lookup does that is not a hit on a free entry."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from tiermem.codec.frame import NEVER
+from tiermem.codec.operation import DELETE, Operation
+from tiermem.engine.space import Decode, Space
+from tiermem.tiers.cold import Snapshot
+from tiermem.tiers.hot import Table, cost_of
+from tiermem.types import encode_key
+
+if TYPE_CHECKING:
+    from tiermem.engine.store import Store
+
+_ABSENT: Final = object()
+
+
+class Loader:
+    """Finds values in the watched part of L1, among what is pending and in L3, and fills L1 with them."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def miss(self, space: Space, decode: Decode, table: Table, key: str) -> Any:
+        """What `table[key]` gives where `key` is not among the free entries; KeyError if absent."""
+        store = self.store
+        if key in table.watched:
+            with store.lock:
+                value = table.watched.get(key, _ABSENT)
+                if value is not _ABSENT:
+                    if table.expires.get(key, NEVER) <= store.clock.now():
+                        store.hot.drop(table, key)
+                        raise KeyError(key)
+                    store.hot.touch(table, key)
+                    return value
+        store.hot.misses += 1
+        op = space.pending.get(key) if isinstance(key, str) else None
+        return self._load(space, decode, table, key) if op is None else self._adopt(space, decode, table, op)
+
+    def _adopt(self, space: Space, decode: Decode, table: Table, op: Operation) -> Any:
+        store = self.store
+        if op.kind == DELETE or op.expires <= store.clock.now():
+            raise KeyError(op.key)
+        value = decode(op.value)
+        with store.lock:
+            if space.pending.get(op.key) is op:
+                store.hot.fill(table, op.key, value, cost_of(value, len(op.value)), op.expires)
+        return value
+
+    def _load(self, space: Space, decode: Decode, table: Table, key: str) -> Any:
+        store = self.store
+        raw = encode_key(key)
+        with store.cold.read() as snapshot:
+            prefix = space.prefix or self.resolve(space, snapshot)
+            found = snapshot.value(prefix + raw) if prefix else None
+            if found is None:
+                store.cold_misses += 1
+                raise KeyError(key)
+            expires, codec, dictionary, size, body = found
+            if expires != NEVER and expires <= store.clock.now():
+                store.cold_misses += 1
+                raise KeyError(key)
+            value = decode(self.expand(codec, dictionary, bytes(body), size) if codec else body)
+            stamp = snapshot.stamp
+        store.cold_hits += 1
+        with store.lock:
+            # A commit or a write since the snapshot may have changed the record: then L1 stays as it is.
+            if stamp >= store.seen_stamp and key not in space.pending:
+                store.hot.fill(table, key, value, cost_of(value, size), expires)
+        return value
+
+    def expand(self, codec: int, dictionary: int, body: bytes, size: int) -> bytes:
+        """The encoded value of a frame; a dictionary that is not known yet is read from L3."""
+        store = self.store
+        if codec and not store.compressor.knows(dictionary):
+            with store.cold.read() as snapshot:
+                for number, data in snapshot.dictionaries():
+                    store.compressor.add(number, data)
+        return store.compressor.decompress(codec, dictionary, body, size)
+
+    def resolve(self, space: Space, snapshot: Snapshot) -> bytes:
+        """Prefix of the namespace's keys at the snapshot, empty if it has none; kept if still current."""
+        store = self.store
+        info = snapshot.info(space.name)
+        if info is None or info.dropped:
+            return b""
+        with store.lock:
+            if snapshot.stamp >= store.seen_stamp:
+                space.dimension, space.metric, space.model = info.dimension, info.metric, info.model
+                space.prefix = info.prefix
+        return info.prefix
