@@ -32,6 +32,8 @@ class Compressor:
         self._compressors: dict[int, ZstdCompressor] = {}
         self._dictionaries: dict[int, bytes] = {}
         self._local = threading.local()
+        # Joined by zstd's own error once that is imported; an unknown dictionary is a KeyError.
+        self._faults: tuple[type[Exception], ...] = (KeyError,)
 
     def add(self, number: int, dictionary: bytes) -> None:
         """Make dictionary `number` known; numbers start at 1 and are never given twice."""
@@ -64,11 +66,9 @@ class Compressor:
         if codec == RAW:
             value = body
         elif codec == ZSTD:
-            from zstandard import ZstdError
-
             try:
                 value = self._decompressor(dictionary).decompress(body, max_output_size=size)
-            except (ZstdError, KeyError) as exc:
+            except self._faults as exc:
                 raise CorruptionError(f"value cannot be decompressed (dictionary {dictionary}): {exc}") from exc
         else:
             raise CorruptionError(f"unknown codec {codec}")
@@ -120,8 +120,9 @@ class Compressor:
             kept = self._local.decompressors = {}
         found = kept.get(dictionary)
         if found is None:
-            from zstandard import ZstdCompressionDict, ZstdDecompressor
+            from zstandard import ZstdCompressionDict, ZstdDecompressor, ZstdError
 
+            self._faults = (KeyError, ZstdError)
             if dictionary:
                 found = ZstdDecompressor(dict_data=ZstdCompressionDict(self._dictionaries[dictionary]))
             else:

@@ -21,9 +21,10 @@ class Operation(msgspec.Struct, gc=False):
     """One put or delete. `value` and `metadata` are encoded but not compressed; `vector` is float32.
 
     `now` is the client's clock when it was called: it becomes the record's update time and decides
-    whether the record it replaces had expired. `version` is given on submission. `created` is known
-    only where a pending operation on the same key came before, -1 otherwise; `model` only where an
-    embedder made the vector. Neither is journaled.
+    whether the record it replaces had expired. `version` is given on submission. `model` is set where
+    an embedder made the vector. `created` is the record's creation time where pending operations tell
+    it, else None; `first` is the time of the first of an unbroken run of pending puts of the key.
+    These three are not journaled.
     """
 
     kind: int
@@ -37,7 +38,8 @@ class Operation(msgspec.Struct, gc=False):
     metadata: bytes
     vector: bytes
     value: bytes
-    created: float = -1.0
+    created: float | None = None
+    first: float | None = None
     model: str = ""
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tiermem.codec.operation import Operation, unpack_operations
+from tiermem.engine import generations
 from tiermem.engine.upkeep import Upkeep
 from tiermem.errors import CorruptionError, IncompatibleFormatError, TiermemError
 from tiermem.tiers.cold import Writer
@@ -141,6 +142,9 @@ class Committer:
         once all journals were drained; `work` may do anything. Returns the versions `decision`'s got.
         """
         store = self.store
+        if everything:
+            # In slices first: the one transaction that must hold all of it stays short.
+            self.drain()
         failure: TiermemError | None = None
         versions: list[int] = []
         drafts: Sequence[Any] = ()
@@ -371,7 +375,7 @@ class _Transaction:
                 return writer
             # Another process has compacted: this environment is a relic, and takes no more writes.
             self._stack.close()
-            store.move_to(moved)
+            store.move_to(max(moved, generations.current(store.root)))
 
     def __exit__(self, *args: object) -> bool | None:
         return self._stack.__exit__(*args)  # type: ignore[arg-type]  # the arguments are handed through

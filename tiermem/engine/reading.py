@@ -66,8 +66,9 @@ def of_frame(key: str, frame: Frame, vector: bytes) -> Stored:
 def of_operation(op: Operation, before: Frame | None) -> Stored:
     """The record a pending put makes of what is committed under its key."""
     created = op.created
-    if created < 0:
-        created = before.created if before is not None and before.expires > op.now else op.now
+    if created is None:
+        first = op.now if op.first is None else op.first
+        created = before.created if before is not None and before.expires > first else first
     return Stored(
         op.key,
         op.version,

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tiermem.codec.frame import HAS_VECTOR
-from tiermem.codec.operation import PUT
 from tiermem.engine import reading
 from tiermem.engine.space import Space
 from tiermem.errors import DimensionMismatch, EmbedderMismatch, InvalidArgument, InvalidNamespace, InvalidVector
@@ -118,6 +117,7 @@ def fix(store: Store, writer: Writer, drafts: Sequence[Draft]) -> None:
         wanted[op.namespace] = len(op.vector) // 4, model or op.model
     for name, (dimension, model) in wanted.items():
         info = writer.changed(name)
+        info.made = True
         if not info.dimension:
             info.dimension, info.metric = dimension, store.config.vector.metric
         info.model = info.model or model
@@ -140,6 +140,7 @@ def create(store: Store, space: Space, dimension: int | None, metric: str | None
             if model and info.model and model != info.model:
                 raise EmbedderMismatch(f"{space.name!r} was filled by model {info.model!r}, not {model!r}")
         info = writer.changed(space.name)
+        info.made = True
         if dimension is not None and not info.dimension:
             info.dimension, info.metric = dimension, metric or store.config.vector.metric
         info.model = info.model or model
@@ -304,10 +305,6 @@ def all_names(store: Store, prefix: str) -> list[str]:
     """Every namespace that holds something or was created, sorted by name."""
     with store.lock:
         spaces = list(store.spaces.items())
-    pending = {
-        name
-        for name, space in spaces
-        if name.startswith(prefix) and any(op.kind == PUT for op in list(space.pending.values()))
-    }
+    pending = {name for name, space in spaces if space.made and name.startswith(prefix)}
     with store.cold.read() as snapshot:
         return sorted(pending.union(name for name, _ in snapshot.infos(prefix)))

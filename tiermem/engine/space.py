@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tiermem.codec.frame import STREAM
-from tiermem.codec.operation import Operation
+from tiermem.codec.operation import PUT, Operation
 from tiermem.codec.serialize import decoder
 from tiermem.errors import EncodingError
 from tiermem.protocols import VectorIndex
@@ -25,8 +25,8 @@ class Space:
     """Pending writes, hot tables and the vector index of one namespace.
 
     `prefix`, `dimension`, `metric` and `model` are copies of what L3 says, empty while unknown.
-    `touched` holds keys whose rows in `index` may be out of date; whoever loads or updates the
-    index holds `index_lock`.
+    `made`: something was put there since. `touched` holds keys whose rows in `index` may be out of
+    date; whoever loads or updates the index holds `index_lock`.
     """
 
     __slots__ = (
@@ -35,6 +35,7 @@ class Space:
         "index",
         "index_lock",
         "keyed",
+        "made",
         "metric",
         "model",
         "name",
@@ -60,6 +61,7 @@ class Space:
         self.dimension = 0
         self.metric = ""
         self.model = ""
+        self.made = any(op.kind == PUT for op in self.pending.values())
         self.keyed = any(not op.flags & STREAM for op in self.pending.values())
         self.index: VectorIndex | None = None
         self.touched: set[str] = set()

@@ -170,11 +170,15 @@ class Store:
         pending = space.pending
         before = pending.get(op.key)
         if before is not None:
-            gone = before.kind == DELETE or before.expires <= op.now
-            op.created = op.now if gone else before.created
+            if before.kind == DELETE or before.expires <= op.now:
+                op.created = op.now
+            else:
+                op.created = before.created
+                op.first = before.now if before.first is None else before.first
         pending[op.key] = op
-        if not op.flags & STREAM and op.kind == PUT:
-            space.keyed = True
+        if op.kind == PUT:
+            space.made = True
+            space.keyed = space.keyed or not op.flags & STREAM
         for table, decode in space.tables:
             if op.key in table or op.key in table.watched:
                 self._refresh(table, decode, op)

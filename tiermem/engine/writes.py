@@ -64,6 +64,11 @@ class Writes(Handle):
     def _submit(
         self, store: Store, space: Space, op: Operation, durable: bool, if_version: int | None, guard: Guard | None
     ) -> int:
+        if if_version is None and guard is None and not op.vector:
+            version = store.submit(space, op)
+            if durable:
+                store.committer.drain()
+            return version
         conditions = drafts.conditions(space, op.key, if_version, guard)
         version = drafts.send(store, [(space, op)], conditions)[0]
         if durable:

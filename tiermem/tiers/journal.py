@@ -145,6 +145,11 @@ class Journal:
         self._map.flush(0, HEADER_BYTES)
         os.rename(self.path, path)
         self.path = path
+        self.sync()
+
+    def sync(self) -> None:
+        """Make the header and the file's name durable."""
+        self._map.flush(0, HEADER_BYTES)
         folder = os.open(self.path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)

@@ -81,7 +81,8 @@ class State(msgspec.Struct):
 class NamespaceInfo(msgspec.Struct):
     """What is kept of one namespace. `floor` is the version of its last drop.
 
-    `ordered`: every record came from `append`, so key order is event-time order.
+    `made`: something was put there, or it was created. `ordered`: every record came from `append`, so
+    key order is event-time order.
     """
 
     id: int
@@ -92,6 +93,7 @@ class NamespaceInfo(msgspec.Struct):
     timed: int = 0
     vectors: int = 0
     ordered: bool = True
+    made: bool = False
     dropped: bool = False
     floor: int = 0
     dictionary: int = 0

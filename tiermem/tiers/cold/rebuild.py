@@ -97,6 +97,7 @@ class Rebuild:
                 info.dimension,
                 info.metric,
                 info.model,
+                made=info.made,
                 dropped=info.dropped,
                 floor=info.floor,
                 dictionary=info.dictionary,
@@ -139,6 +140,7 @@ class Rebuild:
         if frame.expires != NEVER:
             txn.put(expiry_key(frame.expires, key), b"", db=self.new.dbs.expiry)
             info.timed += 1
+        info.made = True
         info.records += 1
         info.ordered = info.ordered and bool(frame.flags & STREAM)
         self._state.highest = max(self._state.highest, frame.version)

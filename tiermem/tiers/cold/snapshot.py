@@ -66,10 +66,13 @@ class Snapshot:
         return None if row is None else unpack_info(key, row)
 
     def infos(self, prefix: str = "") -> Iterator[tuple[str, NamespaceInfo]]:
-        """(name, row) of every namespace whose name starts with `prefix`, sorted, without dropped ones."""
+        """(name, row) of every namespace whose name starts with `prefix`, sorted.
+
+        Without those that were dropped, and those that never held anything.
+        """
         for key, row in self.rows(self.dbs.namespaces, prefix.encode()):
             info = unpack_info(key, row)
-            if not info.dropped:
+            if info.made and not info.dropped:
                 yield key.decode(), info
 
     def record(self, key: bytes) -> Frame | None:
@@ -173,5 +176,6 @@ class Snapshot:
         raise CorruptionError(f"journal {slot:03d} is not the one that was in service there")
 
     def marked(self) -> set[int]:
-        """The slots whose journals have been in service."""
-        return {U32.unpack(key)[0] for key, _ in self.rows(self.dbs.marks)}
+        """The slots whose journals have been in service, beginning ones left out."""
+        rows = self.rows(self.dbs.marks)
+        return {U32.unpack(key)[0] for key, row in rows if MARK.unpack(unseal(key, row))[2]}

@@ -46,7 +46,12 @@ class Writer(Snapshot):
     """
 
     def __init__(
-        self, env: ColdEnv, txn: Any, compressor: Compressor, metric: str, sampler: Callable[[str, bytes], None]
+        self,
+        env: ColdEnv,
+        txn: Any,
+        compressor: Compressor,
+        metric: str,
+        sampler: Callable[[str, bytes], None],
     ) -> None:
         super().__init__(env, txn)
         self.compressor = compressor
@@ -95,7 +100,7 @@ class Writer(Snapshot):
         `decided` says that every journal was drained in this transaction, so what a later one
         brings came after `op`, whatever its version says.
         """
-        # Even a delete of nothing makes the namespace: it leaves a floor for older puts yet to come.
+        # Even a delete of nothing needs a row for the namespace: it leaves a floor for puts yet to come.
         info = self.live(op.namespace) or self.changed(op.namespace)
         key = info.prefix + op.key.encode()
         row = self.txn.get(key, db=self.dbs.records)
@@ -193,8 +198,9 @@ class Writer(Snapshot):
             int(bool(op.vector)) - int(had_vector),
             bool(op.flags & STREAM),
         )
-        if added != (0, 0, 0, True) and (added[:3] != (0, 0, 0) or info.ordered):
+        if not info.made or (added != (0, 0, 0, True) and (added[:3] != (0, 0, 0) or info.ordered)):
             info = self.changed(op.namespace)
+            info.made = True
             info.records += added[0]
             info.timed += added[1]
             info.vectors += added[2]
