@@ -1,0 +1,232 @@
+"""What a store says of itself: statistics, reports and results as values."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import tiermem
+from tests.workers import Peer
+from tiermem import CheckReport, Config, Memory, SimulatedClock, Stats
+from tiermem.types import UNSET, check_namespace, encode_key
+
+START = 1_000_000.0
+INLINE = tiermem.ColdConfig(committer="inline", journal_bytes=2**20, sync_interval=60.0)
+
+
+@pytest.fixture
+def mem(tmp_path: Path) -> Iterator[Memory]:
+    clock = SimulatedClock(START)
+    with tiermem.open(tmp_path / "store", config=Config(cold=INLINE), clock=clock) as mem:
+        yield mem
+
+
+def test_an_empty_store(mem: Memory, tmp_path: Path) -> None:
+    stats = mem.stats()
+    assert isinstance(stats, Stats)
+    assert (stats.path, stats.generation, stats.clients) == (str(tmp_path / "store"), 1, 1)
+    assert (stats.namespaces, stats.vectors, stats.log.cursors, stats.degraded) == ({}, {}, {}, ())
+    assert (stats.cold.entries, stats.hot.entries, stats.writes.pending, stats.writes.pending_bytes) == (0, 0, 0, 0)
+    assert (stats.log.first, stats.log.last) == (1, 0)
+    assert stats.hot.max_bytes == 256 * 2**20
+    assert str(tmp_path) in str(stats)
+
+
+def test_stats_are_frozen(mem: Memory) -> None:
+    stats = mem.stats()
+    for part in (stats, stats.hot, stats.cold, stats.writes, stats.log):
+        field = dataclasses.fields(part)[0].name
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(part, field, 1)
+
+
+def test_numbers_follow_what_is_done(mem: Memory) -> None:
+    mem.create_namespace("a", dimension=2)
+    for number in range(10):
+        mem.put("a", f"k{number}", "x" * 50, vector=[number, 1])
+    mem.put("b", "k", 1)
+    stats = mem.stats()
+    assert stats.writes.pending == 11
+    assert 500 < stats.writes.pending_bytes < stats.writes.journal_bytes == 2**20
+    before = stats.writes.committed
+    mem.flush()
+    stats = mem.stats()
+    assert (stats.writes.pending, stats.writes.pending_bytes) == (0, 0)
+    assert stats.writes.committed == 11
+    assert before <= 11
+    assert stats.writes.commits > 0
+    assert stats.writes.last_commit_seconds > 0
+    assert stats.namespaces == {"a": 10, "b": 1}
+    assert stats.cold.entries == 11
+    assert stats.cold.file_bytes >= stats.cold.bytes_used > 0
+    assert (stats.log.first, stats.log.last) == (1, 11)
+    assert stats.writes.committer == "inline"
+
+
+def test_hits_and_misses(mem: Memory) -> None:
+    mem.put("a", "k", 1)
+    mem.flush()
+    base = mem.stats()
+    mem.get("a", "k")
+    mem.get("a", "none")
+    stats = mem.stats()
+    assert stats.hot.misses == base.hot.misses + 2
+    assert stats.hot.promotions == base.hot.promotions + 1
+    assert (stats.cold.hits, stats.cold.misses) == (base.cold.hits + 1, base.cold.misses + 1)
+    assert stats.cold.rows_read >= base.cold.rows_read + 1
+    assert stats.hot.entries == 1
+    assert stats.hot.bytes > 0
+    for _ in range(5):
+        mem.get("a", "k")
+    again = mem.stats()
+    assert again.hot.misses == stats.hot.misses
+    assert again.hot.watched_hits <= stats.hot.watched_hits + 5
+    assert again.cold.hits == stats.cold.hits
+
+
+def test_evictions(tmp_path: Path) -> None:
+    config = Config(cold=INLINE, hot=tiermem.HotConfig(max_bytes=5000, policy=tiermem.LRU))
+    with tiermem.open(tmp_path / "store", config=config) as mem:
+        for number in range(30):
+            mem.put("a", f"k{number}", number)
+            mem.get("a", f"k{number}")
+        stats = mem.stats().hot
+        assert stats.policy == "LRU"
+        assert stats.entries + stats.evictions == 30
+        assert stats.bytes <= stats.max_bytes == 5000
+
+
+def test_vectors(mem: Memory) -> None:
+    mem.create_namespace("empty", dimension=5, metric="dot")
+    mem.put("plain", "k", 1)
+    for number in range(10):
+        mem.put("a", f"k{number}", 1, vector=[number, 1, 1])
+    mem.flush()
+    vectors = mem.stats().vectors
+    assert list(vectors) == ["a", "empty"]
+    part = vectors["a"]
+    assert (part.dimension, part.metric, part.vectors, part.loaded, part.rows, part.bytes) == (
+        3,
+        "cosine",
+        10,
+        False,
+        0,
+        0,
+    )
+    assert part.vector_backlog == 10
+    mem.search_similar("a", [1, 1, 1])
+    mem.put("a", "k0", 1, vector=[5, 5, 5])
+    mem.delete("a", "k1")
+    mem.search_similar("a", [1, 1, 1])
+    part = mem.stats().vectors["a"]
+    assert (part.loaded, part.rows, part.tombstones, part.segments, part.tail) == (True, 9, 2, 0, 9)
+    assert part.bytes > 0
+
+
+def test_clients_and_readers(mem: Memory, tmp_path: Path) -> None:
+    mem.put("a", "k", 1, durable=True)
+    other = Peer(tmp_path / "store", config=Config(cold=INLINE), now=START)
+    try:
+        assert mem.stats().clients == 2
+        with mem._store.cold.read():
+            other.put("a", "k", 2, durable=True)
+            other.put("a", "k", 3, durable=True)
+            assert mem.stats().cold.oldest_reader >= 2
+        assert mem.stats().cold.oldest_reader == 0
+    finally:
+        other.leave()
+    assert mem.stats().clients == 1
+
+
+def test_a_writer_that_was_overtaken(mem: Memory, tmp_path: Path) -> None:
+    mem.put("a", "k", "older")
+    other = Peer(tmp_path / "store", config=Config(cold=INLINE), now=START)
+    try:
+        # Its first write puts a journal into service and applies all others; from here on they are left alone.
+        other.put("a", "z", 1)
+        mem.put("a", "k", "old")
+        other.put("a", "k", "new", durable=True)
+        mem.flush()
+        assert mem.stats().writes.superseded == 1
+        assert mem.get("a", "k") == "new"
+    finally:
+        other.leave()
+
+
+def test_stats_of_who_only_reads(tmp_path: Path) -> None:
+    with tiermem.open(tmp_path / "store") as mem:
+        mem.put("a", "k", 1)
+    with tiermem.open(tmp_path / "store", read_only=True) as mem:
+        stats = mem.stats()
+        assert (stats.writes.committer, stats.writes.journal_bytes, stats.clients) == ("none", 0, 0)
+        assert stats.namespaces == {"a": 1}
+
+
+def test_it_prints_well(mem: Memory) -> None:
+    mem.put("desk/obs", "k", 1, vector=[1, 2, 3])
+    mem.cursor("risk", start=0)
+    mem._store.degraded["part"] = "something is wrong"
+    text = str(mem.stats())
+    del mem._store.degraded["part"]
+    lines = text.splitlines()
+    assert all(len(line) <= 200 and line == line.rstrip() for line in lines)
+    for word in ("L1 hot", "L2 vector", "L3 cold", "writes", "log", "desk/obs", "risk behind 1", "DEGRADED", "S3Clock"):
+        assert word in text
+    assert "DEGRADED" not in str(mem.stats())
+
+
+# -------------------------------------------------------------------------------------------------------------- reports
+
+
+def test_a_clean_check(mem: Memory) -> None:
+    for number in range(5):
+        mem.put("a", f"k{number}", number, vector=[number, 1], ttl=50.0)
+    report = mem.check()
+    assert (report.ok, report.problems, report.repaired, report.pages_verified) == (True, (), (), True)
+    assert (report.records, report.vectors, report.changes, report.journals) == (5, 5, 5, 1)
+    assert str(report) == "clean: 5 records, 5 vectors, 5 changes, 1 journals"
+
+
+def test_a_report_with_problems_prints_them() -> None:
+    report = CheckReport(1_000, 2, 3, 4, True, ("first", "second"))
+    assert not report.ok
+    text = str(report)
+    assert "2 problem(s)" in text
+    assert "1,000 records" in text
+    assert "  first\n  second" in text
+
+
+def test_what_is_left_out_has_a_name() -> None:
+    assert repr(UNSET) == "UNSET"
+
+
+@pytest.mark.parametrize("name", ["a", "a/b", "é", "a b", "x" * 255, "a/../b", "."])
+def test_names_of_namespaces(name: str) -> None:
+    assert check_namespace(name) == name
+
+
+@pytest.mark.parametrize(
+    "name", ["", "/", "/a", "a/", "a//b", "*", "a/*", "a\x00", "x" * 256, "é" * 128, "\ud800", 5, None]
+)
+def test_what_is_no_name_of_a_namespace(name: object) -> None:
+    with pytest.raises(tiermem.InvalidNamespace):
+        check_namespace(name)
+
+
+@pytest.mark.parametrize("key", ["", "x" * 481, "é" * 241, "\ud800", 5, None, b"k"])
+def test_what_is_no_key(key: object) -> None:
+    with pytest.raises(tiermem.InvalidKey):
+        encode_key(key)
+
+
+def test_keys_are_their_utf8_bytes() -> None:
+    assert encode_key("é") == b"\xc3\xa9"
+    assert len(encode_key("x" * 480)) == 480
+
+
+def test_a_missing_record_reads_as_a_sentence() -> None:
+    assert str(tiermem.RecordNotFound("no record 'k'")) == "no record 'k'"
+    assert str(tiermem.RecordNotFound()) == ""
