@@ -558,7 +558,7 @@ def test_the_tree_is_frozen() -> None:
     with pytest.raises(AttributeError):
         match.other = 1
     with pytest.raises(AttributeError):
-        match.node.field = "b"  # type: ignore[misc,union-attr]
+        match.node.field = "b"
 
 
 @pytest.mark.parametrize("operand", [np.int64(3), np.float64(3), np.str_("x"), np.bool_(True), Level.HIGH])

@@ -29,6 +29,12 @@ class HashEmbedder:
         self.dimension = dimension
         self.model = f"tiermem-hash-{dimension}"
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, HashEmbedder) and other.dimension == self.dimension
+
+    def __hash__(self) -> int:
+        return hash(self.model)
+
     def embed(self, texts: Sequence[str]) -> FloatArray:
         """Unit float32 rows, shape (len(texts), dimension); a text without words is the first axis."""
         import numpy as np

@@ -11,7 +11,7 @@ from tiermem.codec.serialize import decode, decode_metadata
 from tiermem.engine import relocate
 from tiermem.errors import CorruptionError, TiermemError
 from tiermem.tiers.cold.env import walk
-from tiermem.tiers.cold.layout import OPS, U64, NamespaceInfo, expiry_key, unpack_log_row
+from tiermem.tiers.cold.layout import OPS, U64, NamespaceInfo, expiry_key, unpack_info, unpack_log_row
 from tiermem.types import CheckReport
 
 if TYPE_CHECKING:
@@ -66,9 +66,11 @@ class _Audit:
             self.attempt(step)
 
     def _namespaces(self) -> None:
-        for name, info in self.snapshot.infos():
-            self.names[info.prefix] = name
-            self.infos[info.prefix] = info
+        for key, row in self.snapshot.rows(self.snapshot.dbs.namespaces):
+            info = unpack_info(key, row)
+            if not info.dropped:
+                self.names[info.prefix] = key.decode()
+                self.infos[info.prefix] = info
         for prefix, row in self.snapshot.rows(self.snapshot.dbs.names):
             if prefix in self.garbage:
                 continue
@@ -176,7 +178,10 @@ class _Audit:
         for path in self.store.control.journals():
             own = self.store.journal
             if own is None or own.path != path:
-                self.attempt(lambda path=path: self.store.committer.read_through(path))  # type: ignore[misc]  # run now
+                try:
+                    self.store.committer.unapplied(path)
+                except TiermemError as exc:
+                    self.say(str(exc))
 
 
 def check(store: Store, *, repair: bool) -> CheckReport:

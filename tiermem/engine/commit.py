@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 from tiermem.codec.operation import Operation, unpack_operations
 from tiermem.engine import generations
 from tiermem.engine.upkeep import Upkeep
-from tiermem.errors import CorruptionError, IncompatibleFormatError, TiermemError
+from tiermem.errors import CorruptionError, IncompatibleFormatError, StorageError, TiermemError
 from tiermem.tiers.cold import Writer
+from tiermem.tiers.cold.snapshot import marked
 from tiermem.tiers.journal import Journal
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ ROOM_SLICE: Final = 0.004
 IDLE: Final = 1.0
 """Seconds between looks at what expired while nothing is written."""
 RETRY: Final = 0.5
+WRAPS: Final = 20
+"""Tries at reading a journal that its owner keeps going round."""
 
 
 class Committer:
@@ -64,12 +67,16 @@ class Committer:
                 self._work()
             return
         self.roused = True
-        if self._thread is None:
-            with self.store.lock:
-                if self._thread is None and not self._stop:
-                    self._thread = threading.Thread(target=self._run, name="tiermem-committer", daemon=True)
-                    self._thread.start()
         self._event.set()
+
+    def start(self) -> None:
+        """Start the background thread, unless commits are made inline.
+
+        It also looks after what other clients leave behind and what expires while nothing is written.
+        """
+        if self.home == "thread" and self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="tiermem-committer", daemon=True)
+            self._thread.start()
 
     def _run(self) -> None:
         pause = self.store.config.cold.sync_interval / 2
@@ -124,8 +131,11 @@ class Committer:
     def replay(self) -> None:
         """Commit what clients that have died had journaled, and what the living have."""
         control = self.store.control
-        dead = frozenset(int(path.stem) for path in control.journals()).difference(control.live())
-        self.commit(everything=True, dead=dead)
+        dead = {int(path.stem) for path in control.journals()}.difference(control.live())
+        if self.store.journal is None:
+            # The journal found in one's own slot is a predecessor's.
+            dead.add(self.store.slot)
+        self.commit(everything=True, dead=frozenset(dead))
 
     def commit(
         self,
@@ -210,7 +220,7 @@ class Committer:
 
     def _drain_others(self, writer: Writer, dead: frozenset[int] = frozenset()) -> None:
         store = self.store
-        missing = writer.marked()
+        missing = marked(writer)
         for path in store.control.journals():
             slot = int(path.stem)
             missing.discard(slot)
@@ -252,19 +262,26 @@ class Committer:
             raise IncompatibleFormatError(f"journal {path.name} belongs to another store")
         return journal
 
-    def read_through(self, path: Path) -> None:
-        """Read all of another client's journal that may not have been applied; raises what a replay would."""
-        journal = self.foreign(path)
-        if journal is not None:
+    def unapplied(self, path: Path) -> list[Operation]:
+        """What another client has journaled and nobody has applied.
+
+        Raises:
+            CorruptionError: it cannot be read.
+        """
+        for _ in range(WRAPS):
+            journal = self.foreign(path)
+            if journal is None:
+                return []
             with self.store.cold.read() as snapshot:
                 mark = snapshot.applied(int(path.stem), journal.id, journal.head)
-            for _ in self.operations(journal, mark, journal.head):
-                pass
-
-    def operations(self, journal: Journal, start: int, end: int) -> Iterator[Operation]:
-        """The operations in the frames of `journal` between two positions."""
-        for frame in journal.frames(start, end):
-            yield from unpack_operations(frame.payload)
+            try:
+                return list(operations(journal, mark, journal.head))
+            except CorruptionError:
+                # The owner may have gone round the ring meanwhile: then the mark has moved on too.
+                with self.store.cold.read() as snapshot:
+                    if snapshot.applied(int(path.stem), journal.id, journal.head) == mark:
+                        raise
+        raise StorageError(f"journal {path.name} is written faster than it can be read")
 
     def _settle(
         self,
@@ -294,10 +311,11 @@ class Committer:
                 journal.applied = position
             store.follower.absorb(writer.changes[first_other:], own=True)
             store.observe(writer.counters.highest)
+            # Whatever was read before this commit is out of date for what it retired.
+            store.seen_stamp = max(store.seen_stamp, transaction)
             followed = writer.first_new == store.seen_sequence
             if followed:
                 store.seen_sequence = sequence
-                store.seen_stamp = max(store.seen_stamp, transaction)
         self.commits += 1
         self.committed += len(writer.changes)
         self.superseded += writer.superseded
@@ -354,6 +372,12 @@ class Committer:
         for _, journal in self._foreign.values():
             journal.close()
         self._foreign.clear()
+
+
+def operations(journal: Journal, start: int, end: int) -> Iterator[Operation]:
+    """The operations in the frames of `journal` between two positions."""
+    for frame in journal.frames(start, end):
+        yield from unpack_operations(frame.payload)
 
 
 class _Transaction:

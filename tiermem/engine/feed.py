@@ -151,9 +151,20 @@ class Cursor:
             self._store.control.wait(counter, left)
 
     def commit(self) -> None:
-        """Keep the position: what was yielded so far is done with."""
+        """Keep the position: what was yielded so far is done with.
+
+        Raises:
+            CursorExpired: the name was deleted, and the log trimmed past the position.
+        """
         info = CursorInfo(self._position, self.namespace or "")
-        self._store.committer.commit(work=lambda writer: writer.set_cursor(self.name, info))
+
+        def work(writer: Writer) -> None:
+            first = writer.counters.first_sequence
+            if info.position + 1 < first:
+                raise CursorExpired(f"the log starts at {first}, and cursor {self.name!r} stood at {info.position}")
+            writer.set_cursor(self.name, info)
+
+        self._store.committer.commit(work=work)
 
     def delete(self) -> None:
         """Forget the name; the log is no longer held for it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from tiermem.codec.operation import Operation
+from tiermem.codec.operation import Operation, unpack_operations
 from tiermem.tiers.cold.layout import OP_DELETE, OP_DROP, OP_PUT, SLOT_MASK, LogEntry
 
 if TYPE_CHECKING:
@@ -25,12 +25,13 @@ class Follower:
         """Read what was committed since the last look, and drop what it made stale."""
         store = self.store
         store.check_open()
+        counter = store.control.counter
+        self._follow()
+        # Only now may others think themselves up to date. A commit that was published meanwhile has
+        # changed the counter first; one published later sets the flag again.
         store.control.stale[0] = 0
-        try:
-            self._follow()
-        except BaseException:
+        if store.control.counter != counter:
             store.control.stale[0] = 1
-            raise
 
     def _follow(self) -> None:
         store = self.store
@@ -64,13 +65,17 @@ class Follower:
         journal = store.journal
         if journal is None or mark <= journal.applied:
             return
-        for op in store.committer.operations(journal, journal.applied, mark):
-            space = store.spaces.get(op.namespace)
-            if space is not None:
-                known = space.pending.get(op.key)
-                if known is not None and known.version == op.version:
-                    del space.pending[op.key]
+        for frame in journal.frames(journal.applied, mark):
+            for op in unpack_operations(frame.payload):
+                self._retire(op)
         journal.applied = mark
+
+    def _retire(self, op: Operation) -> None:
+        space = self.store.spaces.get(op.namespace)
+        if space is not None:
+            known = space.pending.get(op.key)
+            if known is not None and known.version == op.version:
+                del space.pending[op.key]
 
     def absorb(self, rows: Sequence[LogEntry], *, own: bool = False) -> None:
         """Drop from L1 and mark in the indexes what other writers changed. The caller holds `lock`.
@@ -100,13 +105,9 @@ class Follower:
     def overlay(self) -> None:
         """Where nothing may be committed: show what other clients have journaled as pending."""
         store = self.store
-        with store.cold.read() as snapshot:
-            found: list[Operation] = []
-            for path in store.control.journals():
-                journal = store.committer.foreign(path)
-                if journal is not None:
-                    mark = snapshot.applied(int(path.stem), journal.id, journal.head)
-                    found.extend(store.committer.operations(journal, mark, journal.head))
+        found: list[Operation] = []
+        for path in store.control.journals():
+            found.extend(store.committer.unapplied(path))
         found.sort(key=lambda op: op.version)
         for name in {op.namespace for op in found}:
             store.spaces[name]

@@ -28,10 +28,14 @@ from tiermem.protocols import Clock, Embedder
 from tiermem.tiers.cold import ColdEnv, Writer
 from tiermem.tiers.cold.env import check_file
 from tiermem.tiers.cold.layout import STORE_FORMAT, Identity, State, pack_row
+from tiermem.tiers.cold.snapshot import marked
 from tiermem.tiers.control import Control, exclusive
 
 OPEN_TIMEOUT: Final = 30.0
 """Seconds to wait for another process that is opening or compacting the same store."""
+
+UNFINISHED: Final = "UNFINISHED"
+"""A file that stands in a backup until it is whole."""
 
 _registry: dict[tuple[int, int], Store] = {}
 """Open stores of this process by device and inode of their directory: LMDB allows one environment each."""
@@ -67,6 +71,8 @@ def acquire(
         except OSError as exc:
             raise StorageError(f"{root} cannot be opened: {exc}") from exc
         store.users = 1
+        if not read_only:
+            store.committer.start()
         _registry[place.st_dev, place.st_ino] = store
         return store
 
@@ -126,6 +132,8 @@ def _compatible(
 def _prepare(root: Path, read_only: bool) -> None:
     if root.exists() and not root.is_dir():
         raise IncompatibleFormatError(f"{root} is a file, not the directory of a store")
+    if (root / UNFINISHED).exists():
+        raise IncompatibleFormatError(f"{root} holds a backup that was interrupted; remove it and make it again")
     if read_only:
         if not (root / "CURRENT").exists():
             raise IncompatibleFormatError(f"{root} holds no store, and read_only makes none")
@@ -194,7 +202,7 @@ def set_aside(store: Store) -> list[str]:
     """Rename the journals of other clients that cannot be replayed, forget missing ones; what was lost with each."""
     lost: list[str] = []
     with store.cold.read() as snapshot:
-        gone = snapshot.marked()
+        gone = marked(snapshot)
     own = store.journal
     set_aside_now: set[int] = set()
     for path in store.control.journals():
@@ -203,7 +211,7 @@ def set_aside(store: Store) -> list[str]:
         if own is not None and slot == store.slot:
             continue
         try:
-            store.committer.read_through(path)
+            store.committer.unapplied(path)
         except TiermemError as exc:
             aside = path.with_suffix(".damaged")
             path.rename(aside)
@@ -321,30 +329,37 @@ def _close_all() -> None:
         release(store)
 
 
-# A fork copies locks as they stand and maps that belong to the parent. So the forking thread takes
-# every lock first; the child lets go of the parent's environment, slot and journal and opens its own.
+# A fork copies locks as they stand, and maps and transactions that belong to the parent. So the forking
+# thread takes every lock first and closes LMDB; parent and child each open it again for themselves.
 
 
 def _before_fork() -> None:
     _registry_lock.acquire()
     for store in _registry.values():
         store.commit_lock.acquire()
+        # Before `lock`, which a reader may need to end.
+        store.cold.pause()
         store.lock.acquire()
 
 
 def _after_fork_in_parent() -> None:
     for store in _registry.values():
-        store.lock.release()
-        store.commit_lock.release()
+        try:
+            store.cold.resume()
+        finally:
+            store.lock.release()
+            store.commit_lock.release()
     _registry_lock.release()
 
 
 def _after_fork_in_child() -> None:
     _registry_lock.release()
     for place, store in list(_registry.items()):
-        store.after_fork()
         try:
+            store.after_fork()
             _open(store)
+            if not store.read_only:
+                store.committer.start()
         except (TiermemError, OSError):
             # Every later call says ClosedError: better than a child that dies in a hook.
             del _registry[place]

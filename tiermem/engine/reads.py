@@ -274,7 +274,7 @@ def warm(store: Store, table: Table, key: str, default: Any) -> Any:
     value = dict.get(table, key, ABSENT)
     if value is ABSENT:
         value = table.watched.get(key, default)
-        if key in table.expires and table.expires[key] <= store.clock.now():
+        if table.expires.get(key, NEVER) <= store.clock.now():
             return default
     return value
 

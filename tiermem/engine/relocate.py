@@ -61,10 +61,14 @@ def _move(store: Store, fill: Callable[[Writer, int], None]) -> None:
     write can be lost to it; processes that still have it open move when they next write or look.
     """
     with store.move_lock, exclusive(store.root / "open.lock", opening.OPEN_TIMEOUT):
-        generation = store.generation + 1
-        folder = store.root / f"gen-{generation}"
+        generation = 0
+        folder = store.root
 
         def move(writer: Writer) -> None:
+            # Another process may have moved on meanwhile: the transaction says where the store is.
+            nonlocal generation, folder
+            generation = writer.env.generation + 1
+            folder = store.root / f"gen-{generation}"
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
             fill(writer, generation)
@@ -77,7 +81,8 @@ def _move(store: Store, fill: Callable[[Writer, int], None]) -> None:
         try:
             store.committer.leave(move)
         except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
+            if folder != store.root:
+                shutil.rmtree(folder, ignore_errors=True)
             raise
         generations.publish(store.root, generation)
         store.control.publish(0, generation)
@@ -99,6 +104,7 @@ def backup(store: Store, target: str | os.PathLike[str]) -> Path:
         store.committer.flush()
     try:
         root.mkdir(parents=True, exist_ok=True)
+        (root / opening.UNFINISHED).touch()
         folder = root / "gen-1"
         folder.mkdir()
         store.cold.copy(folder)
@@ -121,4 +127,6 @@ def backup(store: Store, target: str | os.PathLike[str]) -> Path:
         copy.close()
     generations.publish(root, 1)
     Control(root).close()
+    (root / opening.UNFINISHED).unlink()
+    generations.sync_folder(root)
     return root

@@ -48,10 +48,14 @@ def as_vector(vector: Any, metric: str) -> NDArray[np.float32]:
 
 def describe(store: Store, space: Space) -> bool:
     """Make sure `space` knows its dimension; False if the namespace holds no vectors yet."""
-    if not space.dimension:
+    while not space.dimension:
         with store.cold.read() as snapshot:
+            info = snapshot.info(space.name)
+            if info is None or info.dropped or not info.dimension:
+                return False
+            # Not kept if a commit was followed meanwhile: then look again.
             store.loader.resolve(space, snapshot)
-    return space.dimension > 0
+    return True
 
 
 def prepare(store: Store, space: Space, vector: Any, model: str = "") -> bytes:

@@ -202,7 +202,6 @@ class Store:
         self.lock = threading.Lock()
         self.commit_lock = threading.Lock()
         self.move_lock = threading.Lock()
-        self.cold.abandon()
         self.control.close()
         if self.journal is not None:
             self.journal.close()

@@ -46,7 +46,24 @@ class Upkeep:
         now = time.monotonic()
         if now >= self._next:
             self._next = now + INTERVAL
+            self.store.control.publish_time(self.store.clock.now())
+            if self.orphaned():
+                self.store.committer.replay()
             self.run()
+
+    def orphaned(self) -> bool:
+        """True if a client that has died left writes that nobody has applied."""
+        store = self.store
+        live = store.control.live()
+        with store.cold.read() as snapshot:
+            for path in store.control.journals():
+                slot = int(path.stem)
+                if slot in live:
+                    continue
+                journal = store.committer.foreign(path)
+                if journal is not None and snapshot.applied(slot, journal.id, journal.head) < journal.head:
+                    return True
+        return False
 
     def run(self) -> None:
         """Do what there is to do, in short transactions."""
@@ -107,16 +124,19 @@ class Upkeep:
             trained = store.compressor.train(list(samples))
             self._seen[name] = 0
 
+            number = 0
+
             def keep(
                 writer: Writer, name: str = name, trained: bytes | None = trained, records: int = info.records
             ) -> None:
-                if writer.live(name) is None:
-                    return
-                writer.changed(name).trained = max(1, records)
-                if trained is not None:
-                    store.compressor.add(upkeep.add_dictionary(writer, name, trained), trained)
+                nonlocal number
+                if writer.live(name) is not None:
+                    writer.changed(name).trained = max(1, records)
+                    if trained is not None:
+                        number = upkeep.add_dictionary(writer, name, trained)
 
             store.committer.commit(work=keep)
-            if trained is not None:
+            if trained is not None and number:
+                store.compressor.add(number, trained)
                 done.append(name)
         return done

@@ -40,7 +40,8 @@ _FULL_CODES: Final = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 _FULL: Final = tuple(os.strerror(code) for code in _FULL_CODES)
 _CUT_SHORT: Final = (os.strerror(errno.EIO), os.strerror(errno.EINVAL))
 _MARGIN: Final = 2**21
-_LOCK_BYTES: Final = 4096
+_LOCK_BYTES: Final = 128
+_PAUSE: Final = 0.0005
 _DAMAGE: Final = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError)
 
 
@@ -92,13 +93,14 @@ def check_file(path: Path) -> str:
     """
     try:
         with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
             first = file.read(_META.size)
             if len(first) < _META.size:
-                return f"is {size} bytes long, too short for a meta page"
+                return f"is {len(first)} bytes long, too short for a meta page"
             page = struct.unpack_from("=I", first, 16 + 24)[0]
             file.seek(page)
             second = file.read(_META.size)
+            # Last: a writer that commits meanwhile makes the file longer first, its meta page then.
+            size = os.fstat(file.fileno()).st_size
     except FileNotFoundError:
         return "is missing"
     metas = [_META.unpack(raw) for raw in (first, second) if len(raw) == _META.size]
@@ -161,9 +163,12 @@ class _Reading(Snapshot):
     def __enter__(self) -> Snapshot:
         env = self.env
         env.readers.add(self)
-        if env.closing:
+        while env.closing:
             env.readers.discard(self)
-            raise ClosedError("the store was closed")
+            if not env.paused:
+                raise ClosedError("the store was closed")
+            time.sleep(_PAUSE)
+            env.readers.add(self)
         try:
             self.txn = env.begin(buffers=True)
         except lmdb.Error as exc:
@@ -193,6 +198,7 @@ class ColdEnv:
             IncompatibleFormatError, ReadOnlyError, StoreFullError, StorageError: LMDB says so.
         """
         self.path = path = root / f"gen-{generation}"
+        self.generation = generation
         self.first_stamp = generation << 48
         self.read_only = read_only
         self.closing = False
@@ -203,6 +209,12 @@ class ColdEnv:
             # A commit may leave freed pages at the end unwritten: only a walk can tell that from a cut.
             if problem and ("truncated" not in problem or walk(path)):
                 raise CorruptionError(f"{path / 'data.mdb'} {problem}")
+        self.paused = False
+        self._config = config
+        self._connect(create=create)
+
+    def _connect(self, *, create: bool) -> None:
+        path, config, read_only = self.path, self._config, self.read_only
         # A store on a read-only file system has no lock table to write to.
         lock = not read_only or os.access(path / "lock.mdb", os.W_OK)
         if not read_only:
@@ -280,11 +292,23 @@ class ColdEnv:
         """Close once every reader has left; idempotent."""
         self.closing = True
         while self.readers:
-            time.sleep(0.0005)
+            time.sleep(_PAUSE)
         self._env.close()
 
-    def abandon(self) -> None:
-        """After a fork, in the child: let go of an environment that belongs to the parent."""
-        self.closing = True
-        self.readers.clear()
+    def pause(self) -> None:
+        """Before a fork: let readers end, hold new ones, and close, so that a child inherits nothing of LMDB.
+
+        The caller holds off every writer.
+        """
+        self.paused = self.closing = True
+        while self.readers:
+            time.sleep(_PAUSE)
         self._env.close()
+
+    def resume(self) -> None:
+        """After a fork, in the parent: open again and let readers in."""
+        try:
+            self._connect(create=False)
+            self.closing = False
+        finally:
+            self.paused = False

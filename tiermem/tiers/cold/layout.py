@@ -93,11 +93,11 @@ class NamespaceInfo(msgspec.Struct):
     timed: int = 0
     vectors: int = 0
     ordered: bool = True
-    made: bool = False
     dropped: bool = False
     floor: int = 0
     dictionary: int = 0
     trained: int = 0
+    made: bool = False
 
     @property
     def prefix(self) -> bytes:

@@ -175,7 +175,8 @@ class Snapshot:
             return int(before_position)
         raise CorruptionError(f"journal {slot:03d} is not the one that was in service there")
 
-    def marked(self) -> set[int]:
-        """The slots whose journals have been in service, beginning ones left out."""
-        rows = self.rows(self.dbs.marks)
-        return {U32.unpack(key)[0] for key, row in rows if MARK.unpack(unseal(key, row))[2]}
+
+def marked(snapshot: Snapshot) -> set[int]:
+    """The slots whose journals have been in service, beginning ones left out."""
+    rows = snapshot.rows(snapshot.dbs.marks)
+    return {U32.unpack(key)[0] for key, row in rows if MARK.unpack(unseal(key, row))[2]}

@@ -15,6 +15,7 @@ def sweep(w: Writer, now: float, limit: int) -> int:
         if len(due) == limit:
             break
     names: dict[bytes, str] = {}
+    done = 0
     for index_key in due:
         key = index_key[8:]
         row = w.txn.get(key, db=w.dbs.records)
@@ -37,7 +38,8 @@ def sweep(w: Writer, now: float, limit: int) -> int:
         w.remove(names[prefix], key, row)
         w.set_floor(key, version, False)
         w.changes.append((names[prefix], key[4:].decode(), OP_EXPIRE, version))
-    return len(due)
+        done += 1
+    return done
 
 
 def collect(w: Writer, limit: int) -> int:

@@ -104,6 +104,7 @@ class Writer(Snapshot):
         info = self.live(op.namespace) or self.changed(op.namespace)
         key = info.prefix + op.key.encode()
         row = self.txn.get(key, db=self.dbs.records)
+        existed = row is not None
         if row is not None and not intact(key, row):
             # Nothing in a damaged frame may decide over what was acknowledged.
             self._discard(op.namespace, key)
@@ -117,6 +118,7 @@ class Writer(Snapshot):
         if op.kind == DELETE:
             if row is not None:
                 self.remove(op.namespace, key, row)
+            if existed:
                 self.changes.append((op.namespace, op.key, OP_DELETE, version))
             self.set_floor(key, version, decided)
             return version
@@ -252,7 +254,7 @@ class Writer(Snapshot):
         self._infos[name] = NamespaceInfo(info.id, dropped=True, floor=version)
         self._dirty.add(name)
         self.changes.append((name, "", OP_DROP, version))
-        return True
+        return info.made
 
     def set_mark(self, slot: int, journal_id: int, position: int, before: tuple[int, int] | None = None) -> None:
         """The journal of a slot is applied up to `position`; `before` is the one it is about to replace."""
