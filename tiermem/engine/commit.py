@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tiermem.codec.operation import Operation, unpack_operations
-from tiermem.engine import generations
+from tiermem.engine.transaction import Transaction
 from tiermem.engine.upkeep import Upkeep
 from tiermem.errors import CorruptionError, IncompatibleFormatError, StorageError, TiermemError
 from tiermem.tiers.cold import Writer
@@ -200,8 +200,8 @@ class Committer:
         finally:
             self.store.commit_lock.release()
 
-    def _transaction(self) -> Any:
-        return _Transaction(self)
+    def _transaction(self) -> Transaction:
+        return Transaction(self.store, self.upkeep.sample)
 
     def _drain_own(self, writer: Writer, mark: int, deadline: float | None) -> tuple[list[tuple[Operation, int]], int]:
         journal = self.store.journal
@@ -378,28 +378,3 @@ def operations(journal: Journal, start: int, end: int) -> Iterator[Operation]:
     """The operations in the frames of `journal` between two positions."""
     for frame in journal.frames(start, end):
         yield from unpack_operations(frame.payload)
-
-
-class _Transaction:
-    """A write transaction on the current generation, as a `Writer`."""
-
-    def __init__(self, committer: Committer) -> None:
-        self._committer = committer
-        self._stack = ExitStack()
-
-    def __enter__(self) -> Writer:
-        store = self._committer.store
-        config = store.config
-        while True:
-            cold = store.cold
-            txn = self._stack.enter_context(cold.write())
-            writer = Writer(cold, txn, store.compressor, config.vector.metric, self._committer.upkeep.sample)
-            moved = writer.identity().moved_to
-            if not moved:
-                return writer
-            # Another process has compacted: this environment is a relic, and takes no more writes.
-            self._stack.close()
-            store.move_to(max(moved, generations.current(store.root)))
-
-    def __exit__(self, *args: object) -> bool | None:
-        return self._stack.__exit__(*args)  # type: ignore[arg-type]  # the arguments are handed through

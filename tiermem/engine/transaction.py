@@ -1,0 +1,39 @@
+"""Transactions: the write transaction on the generation that is live when it begins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from tiermem.engine import generations
+from tiermem.tiers.cold import Writer
+
+if TYPE_CHECKING:
+    from tiermem.engine.store import Store
+
+
+class Transaction:
+    """A write transaction on the current generation, as a `Writer`."""
+
+    def __init__(self, store: Store, sampler: Callable[[str, bytes], None]) -> None:
+        self._store = store
+        self._sampler = sampler
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Writer:
+        store = self._store
+        config = store.config
+        while True:
+            cold = store.cold
+            txn = self._stack.enter_context(cold.write())
+            writer = Writer(cold, txn, store.compressor, config.vector.metric, self._sampler)
+            moved = writer.identity().moved_to
+            if not moved:
+                return writer
+            # Another process has compacted: this environment is a relic, and takes no more writes.
+            self._stack.close()
+            store.move_to(max(moved, generations.current(store.root)))
+
+    def __exit__(self, *args: object) -> bool | None:
+        return self._stack.__exit__(*args)  # type: ignore[arg-type]  # the arguments are handed through
