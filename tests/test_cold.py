@@ -57,6 +57,7 @@ from tiermem.tiers.cold.layout import (
     unpack_info,
     unpack_log_row,
 )
+from tiermem.tiers.cold.snapshot import marked
 
 CONFIG = ColdConfig(map_size=2**28)
 
@@ -687,7 +688,7 @@ def test_a_store_without_identity_is_none_of_ours(cold: Cold) -> None:
         snapshot.identity()
     with cold.env.read() as snapshot:
         assert snapshot.state() == State()
-        assert snapshot.marked() == set()
+        assert marked(snapshot) == set()
         assert (snapshot.info("n"), snapshot.vector(b"x"), snapshot.record(b"x"), snapshot.value(b"x")) == (None,) * 4
 
 
@@ -701,7 +702,7 @@ def test_marks(cold: Cold) -> None:
     assert applied(3, 7, 5000) == 4096
     assert applied(511, 2**63, 1) == 1
     with cold.env.read() as snapshot:
-        assert snapshot.marked() == {3, 511}
+        assert marked(snapshot) == {3, 511}
     # A journal that was never put into service holds nothing; any other must be the one that is named.
     assert applied(5, 0, 0) == applied(5, 8, 0) == 0
     with pytest.raises(CorruptionError, match="position is not known"):
@@ -716,7 +717,7 @@ def test_marks(cold: Cold) -> None:
         applied(3, 7, 5000)
     cold.do(lambda writer: writer.delete_mark(3))
     with cold.env.read() as snapshot:
-        assert snapshot.marked() == {511}
+        assert marked(snapshot) == {511}
 
 
 def damage(cold: Cold, db: str, key: bytes) -> None:

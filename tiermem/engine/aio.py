@@ -91,6 +91,10 @@ class AsyncNamespace(_Face[Namespace]):
             return await self._threads.run(partial(self._sync.get, key, default, copy=copy))
         return await self._memory.get(self.name, key, default, copy=copy)
 
+    async def peek(self, key: str, default: Any = None) -> Any:
+        """As `Namespace.peek`, in the loop's thread."""
+        return self._sync.peek(key, default)
+
     def scan(
         self,
         prefix: str = "",

@@ -53,8 +53,9 @@ def describe(store: Store, space: Space) -> bool:
             info = snapshot.info(space.name)
             if info is None or info.dropped or not info.dimension:
                 return False
-            # Not kept if a commit was followed meanwhile: then look again.
-            store.loader.resolve(space, snapshot)
+        with store.lock:
+            # A dimension never changes while its namespace lives, whatever was committed meanwhile.
+            space.dimension, space.metric, space.model = info.dimension, info.metric, info.model
     return True
 
 

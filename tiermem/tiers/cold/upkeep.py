@@ -26,6 +26,7 @@ def sweep(w: Writer, now: float, limit: int) -> int:
             # A row that points nowhere: nothing may hang on it.
             w.txn.delete(index_key, db=w.dbs.expiry)
             w.wrote = True
+            done += 1
             continue
         prefix = key[:4]
         if prefix not in names:
