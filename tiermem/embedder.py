@@ -30,7 +30,7 @@ class HashEmbedder:
         self.model = f"tiermem-hash-{dimension}"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, HashEmbedder) and other.dimension == self.dimension
+        return type(other) is type(self) and (other.model, other.dimension) == (self.model, self.dimension)
 
     def __hash__(self) -> int:
         return hash(self.model)
