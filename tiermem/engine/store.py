@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import time_ns
-from typing import Final
 from weakref import WeakMethod
 
 from tiermem.clock import SystemClock
@@ -31,9 +30,6 @@ from tiermem.tiers.control import Control
 from tiermem.tiers.hot import HotTier, Table, cost_of
 from tiermem.tiers.journal import Journal
 from tiermem.types import check_namespace
-
-_ABSENT: Final = object()
-
 
 Draft = tuple[Space, Operation]
 Decision = Callable[[Writer], Sequence[Draft]]

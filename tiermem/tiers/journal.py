@@ -28,7 +28,6 @@ _FULL_ERRNOS: Final = frozenset((28, 27, 122))
 _HEAD_WORD: Final = 16
 """The head is the aligned 64-bit word at byte 128, on a cache line of its own."""
 _SKIP: Final = 0xFFFFFFFF
-_MASK: Final = 2**64 - 1
 
 # magic, format, reserved, store id, journal id, capacity, boot id
 _HEADER: Final = struct.Struct("<8sII16sQQ16s")
