@@ -51,9 +51,9 @@ types: $(DEV)
 
 cov: $(DEV)
 	@$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest $(ARGS)
+	$(BIN)/coverage run -m pytest -n 2 --dist loadgroup $(ARGS)
 	@$(BIN)/coverage combine --quiet
-	$(BIN)/coverage report --fail-under=90
+	$(BIN)/coverage report --fail-under=95
 
 slow: $(DEV)
 	$(BIN)/python -m pytest -m slow --timeout=3600 $(ARGS)

@@ -452,7 +452,7 @@ with opened(path, config=config(sync_interval=60.0)) as mem:
         put(mem, number) if number % 50 == 0 else mem.put("other", f"k{number:05d}", number)
     mem.flush()
     ballast(0)
-    keys = [f"k{number:05d}" for number in range(1500)] * 3
+    keys = [f"k{number:05d}" for number in range(600)]
     start = threading.Barrier(120)
     wrong = []
     def read():
