@@ -178,6 +178,21 @@ def test_a_late_plain_write_stands_above_a_decided_one(cold: Cold) -> None:
     assert late > gone
 
 
+@pytest.mark.parametrize("gone", [False, True])
+def test_plain_writes_behind_a_decided_one_rank_as_their_clients_gave_them(cold: Cold, gone: bool) -> None:
+    cold.apply(put("k", version(20), b"\x02"), decided=True)
+    first = delete("k", version(5, 9)) if gone else put("k", version(5, 9), b"\x05")
+    (lifted,) = cold.apply(first)
+    assert lifted > version(20)
+    assert cold.apply(put("k", version(4, 7), b"\x04")) == [0], "another client's, and older"
+    (last,) = cold.apply(put("k", version(6, 9), b"\x06"))
+    assert last > lifted, "the same client's next write was taken for one before it"
+    assert cold.record("k") == (last, b"\x06")
+    (other,) = cold.apply(put("k", version(7, 7), b"\x07"))
+    assert cold.record("k") == (other, b"\x07")
+    assert cold.apply(put("k", other + 1, b"\x08")) == [other + 1]
+
+
 def test_decided_is_kept_in_the_frame_and_lost_with_the_next_plain_write(cold: Cold) -> None:
     def flags() -> int:
         with cold.env.read() as snapshot:
@@ -389,7 +404,7 @@ class ColdMachine(RuleBasedStateMachine):
                 head = peek(row)
             given = self.cold.apply(put(key, head.version - 1, b"\x09", namespace=name, now=self.now))[0]
             # A decided write is followed by whatever is drained later; a plain one stands against lower versions.
-            if head.flags & DECIDED or (info.floor >= head.version - 1 > 0 and given):
+            if head.flags & DECIDED or head.version - 1 > head.given or (info.floor >= head.version - 1 > 0 and given):
                 assert given > head.version
                 self.model[name, key] = (b"\x09", NEVER)
             else:

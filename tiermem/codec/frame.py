@@ -16,6 +16,8 @@ HAS_VECTOR: Final = 1
 STREAM: Final = 2
 DECIDED: Final = 4
 """Written inside a transaction that had drained every journal: a later-drained put stands above it."""
+_RANKED: Final = 8
+"""Its version was given at the commit; the one its client gave ends the frame, and puts are ranked by that."""
 
 RAW: Final = 0
 ZSTD: Final = 1
@@ -24,16 +26,21 @@ ZSTD: Final = 1
 _HEADER: Final = struct.Struct("<QBBHIQddddII")
 _CHECKSUM: Final = struct.Struct("<Q")
 _VERSIONED: Final = struct.Struct("<QQ")
+_GIVEN: Final = struct.Struct("<Q")
 HEADER_BYTES: Final = _HEADER.size
 
 
 class Frame(NamedTuple):
-    """A decoded record frame; `body` is the value as stored, still compressed if `codec` says so."""
+    """A decoded record frame; `body` is the value as stored, still compressed if `codec` says so.
+
+    `given` is the version its client gave: not `version` where the commit had to give a higher one.
+    """
 
     codec: int
     flags: int
     dictionary: int
     version: int
+    given: int
     at: float
     created: float
     updated: float
@@ -48,6 +55,7 @@ class Head(NamedTuple):
 
     flags: int
     version: int
+    given: int
     created: float
     expires: float
 
@@ -59,6 +67,7 @@ def pack_frame(
     flags: int,
     dictionary: int,
     version: int,
+    given: int,
     at: float,
     created: float,
     updated: float,
@@ -72,7 +81,7 @@ def pack_frame(
         0,
         FRAME_FORMAT,
         codec,
-        flags,
+        flags & ~_RANKED if given == version else flags | _RANKED,
         dictionary,
         version,
         at,
@@ -82,7 +91,7 @@ def pack_frame(
         len(metadata),
         value_bytes,
     )
-    rest = b"".join((header[8:], metadata, body))
+    rest = b"".join((header[8:], metadata, body, b"" if given == version else _GIVEN.pack(given)))
     return _CHECKSUM.pack(xxh3_64_intdigest(rest, xxh3_64_intdigest(key))) + rest
 
 
@@ -102,21 +111,25 @@ def unpack_frame(key: bytes, data: memoryview) -> Frame:
         raise CorruptionError(f"record {key!r}: checksum mismatch")
     if form != FRAME_FORMAT:
         raise IncompatibleFormatError(f"record {key!r}: frame format {form}, this version reads {FRAME_FORMAT}")
-    split = HEADER_BYTES + metadata
-    if split > len(data):
+    split, end, given = HEADER_BYTES + metadata, len(data), version
+    if flags & _RANKED:
+        end -= _GIVEN.size
+        given = _GIVEN.unpack_from(data, end)[0]
+    if split > end:
         raise CorruptionError(f"record {key!r}: metadata of {metadata} bytes does not fit its frame")
     return Frame(
         codec,
-        flags,
+        flags & ~_RANKED,
         dictionary,
         version,
+        given,
         at,
         created,
         updated,
         expires,
         bytes(data[HEADER_BYTES:split]),
         value_bytes,
-        bytes(data[split:]),
+        bytes(data[split:end]),
     )
 
 
@@ -128,11 +141,12 @@ def unpack_value(key: bytes, data: memoryview) -> tuple[float, int, int, int, me
     """
     if len(data) < HEADER_BYTES:
         raise CorruptionError(f"record {key!r}: frame of {len(data)} bytes is shorter than its header")
-    checksum, form, codec, _, dictionary, _, _, _, _, expires, metadata, size = _HEADER.unpack_from(data)
+    checksum, form, codec, flags, dictionary, _, _, _, _, expires, metadata, size = _HEADER.unpack_from(data)
     if form != FRAME_FORMAT or xxh3_64_intdigest(data[8:], xxh3_64_intdigest(key)) != checksum:
         # Damaged, or of another format: the full check says which.
         unpack_frame(key, data)
-    return expires, codec, dictionary, size, data[HEADER_BYTES + metadata :]
+    body = data[HEADER_BYTES + metadata : -_GIVEN.size if flags & _RANKED else None]
+    return expires, codec, dictionary, size, body
 
 
 def intact(key: bytes, data: memoryview) -> bool:
@@ -144,11 +158,12 @@ def intact(key: bytes, data: memoryview) -> bool:
 
 
 def peek(data: memoryview) -> Head:
-    """Flags, version, creation and expiry of a frame, without verifying it."""
+    """Flags, versions, creation and expiry of a frame, without verifying it."""
     if len(data) < HEADER_BYTES:
         raise CorruptionError(f"frame of {len(data)} bytes is shorter than its header")
     header = _HEADER.unpack_from(data)
-    return Head(header[3], header[5], header[7], header[9])
+    given = _GIVEN.unpack_from(data, len(data) - _GIVEN.size)[0] if header[3] & _RANKED else header[5]
+    return Head(header[3] & ~_RANKED, header[5], given, header[7], header[9])
 
 
 def seal(key: bytes, payload: bytes) -> bytes:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from tiermem.codec.frame import DECIDED, HAS_VECTOR, NEVER, Frame, peek, unpack_frame, unpack_vector
+from tiermem.codec.frame import DECIDED, HAS_VECTOR, NEVER, Frame, Head, peek, unpack_frame, unpack_vector
 from tiermem.codec.operation import DELETE, PUT, Operation
 from tiermem.codec.serialize import decode_metadata
 from tiermem.engine.space import Decode, Space
@@ -96,13 +96,13 @@ def vector_of(snapshot: Snapshot, key: bytes, frame: Frame) -> bytes:
     return found[1]
 
 
-def stands(op: Operation, flags: int, version: int) -> bool:
-    """True if a pending operation hides the committed record of these flags and version.
+def stands(op: Operation, committed: Frame | Head) -> bool:
+    """True if a pending operation hides what is committed under its key.
 
     A record decided inside a commit had this journal drained: what is still pending came after it, and
     will be given a version above it.
     """
-    return op.version >= version or bool(flags & DECIDED)
+    return op.version > committed.given or bool(committed.flags & DECIDED)
 
 
 def fetch(store: Store, space: Space, key: str) -> Stored | None:
@@ -121,7 +121,7 @@ def fetch_many(store: Store, space: Space, keys: Sequence[str], *, vectors: bool
             op = waiting.get(key)
             raw = prefix + key.encode()
             frame = snapshot.record(raw) if prefix else None
-            if op is None or (frame is not None and not stands(op, frame.flags, frame.version)):
+            if op is None or (frame is not None and not stands(op, frame)):
                 store.cold_hits += frame is not None
                 store.cold_misses += frame is None
                 if frame is not None and frame.expires > now:
@@ -256,7 +256,7 @@ def _page(
     for raw in sorted({*frames, *waiting}, reverse=reverse) if waiting else frames:
         committed = frames.get(raw)
         op = waiting.get(raw)
-        if op is not None and (committed is None or stands(op, committed[0].flags, committed[0].version)):
+        if op is not None and (committed is None or stands(op, committed[0])):
             if op.kind != DELETE:
                 rows.append(of_operation(op, committed[0] if committed else None))
         elif committed is not None:
@@ -288,7 +288,7 @@ def count(store: Store, space: Space) -> int:
         for op in waiting:
             row = snapshot.txn.get(prefix + op.key.encode(), db=snapshot.dbs.records)
             head = None if row is None else peek(row)
-            if head is not None and (head.version == op.version or not stands(op, head.flags, head.version)):
+            if head is not None and not stands(op, head):
                 continue
             total += (op.kind == PUT and op.expires > now) - (head is not None and head.expires > now)
     return total

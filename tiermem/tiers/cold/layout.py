@@ -40,7 +40,8 @@ OP_PUT, OP_DELETE, OP_EXPIRE, OP_DROP = range(4)
 
 U32: Final = struct.Struct(">I")
 U64: Final = struct.Struct(">Q")
-FLOOR: Final = struct.Struct("<Q?")
+FLOOR: Final = struct.Struct("<QQ?")
+"""Version, the version its client gave, decided."""
 MARK: Final = struct.Struct("<4Q")
 """Id and applied position of a slot's journal, and of the one it replaces until that is done."""
 _STATE: Final = struct.Struct("<8Q")

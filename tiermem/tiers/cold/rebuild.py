@@ -188,6 +188,7 @@ def _without_vector(key: bytes, frame: Frame) -> bytes:
         flags=frame.flags & ~HAS_VECTOR,
         dictionary=frame.dictionary,
         version=frame.version,
+        given=frame.given,
         at=frame.at,
         created=frame.created,
         updated=frame.updated,

@@ -35,9 +35,9 @@ def sweep(w: Writer, now: float, limit: int) -> int:
         if info is None or info.prefix != prefix:
             # Of a dropped namespace: `collect` takes it.
             continue
-        version = peek(row).version
+        _, version, given, _, _ = peek(row)
         w.remove(names[prefix], key, row)
-        w.set_floor(key, version, False)
+        w.set_floor(key, version, given, False)
         w.changes.append((names[prefix], key[4:].decode(), OP_EXPIRE, version))
         done += 1
     return done

@@ -120,30 +120,33 @@ class Writer(Snapshot):
                 self.remove(op.namespace, key, row)
             if existed:
                 self.changes.append((op.namespace, op.key, OP_DELETE, version))
-            self.set_floor(key, version, decided)
+            self.set_floor(key, version, op.version, decided)
             return version
         self._store(op, info, key, row, version, decided)
         self.changes.append((op.namespace, op.key, OP_PUT, version))
         return version
 
     def _rank(self, op: Operation, info: NamespaceInfo, key: bytes, row: memoryview | None, decided: bool) -> int:
-        """The version at which `op` takes effect, or 0 if what is there already stands above it."""
-        version = op.version
-        above, final = info.floor, True
+        """The version at which `op` takes effect, or 0 if what is there already stands above it.
+
+        Plain writes are ranked among each other by the versions their clients gave, whatever versions
+        a commit had to give them since: a client's next write never ranks below its last.
+        """
+        above, given, final = info.floor, info.floor, True
         if row is not None:
             head = peek(row)
             if head.version > above:
-                above, final = head.version, bool(head.flags & DECIDED)
+                above, given, final = head.version, head.given, bool(head.flags & DECIDED)
         elif self.counters.floors and (floor := self.txn.get(key, db=self.dbs.floors)) is not None:
             try:
-                above, final = FLOOR.unpack(unseal(key, floor))
+                above, given, final = FLOOR.unpack(unseal(key, floor))
             except CorruptionError:
                 above, final = self.counters.highest, True
-        elif version <= self.counters.horizon:
+        elif op.version <= self.counters.horizon:
             above, final = self.counters.horizon, True
-        if version > above:
-            return version
-        return self.next_version(above, version) if final or decided else 0
+        if op.version <= given and not (final or decided):
+            return 0
+        return op.version if op.version > above else self.next_version(above, op.version)
 
     def _store(
         self, op: Operation, info: NamespaceInfo, key: bytes, row: memoryview | None, version: int, decided: bool
@@ -176,6 +179,7 @@ class Writer(Snapshot):
             flags=flags,
             dictionary=dictionary,
             version=version,
+            given=op.version,
             at=op.at,
             created=created,
             updated=op.now,
@@ -234,12 +238,12 @@ class Writer(Snapshot):
             info.timed -= 1
         self.txn.delete(key, db=self.dbs.records)
 
-    def set_floor(self, key: bytes, version: int, decided: bool) -> None:
+    def set_floor(self, key: bytes, version: int, given: int, decided: bool) -> None:
         """Remember that what was under `key` is gone as of `version`."""
         self.wrote = True
         if self.txn.get(key, db=self.dbs.floors) is None:
             self.counters.floors += 1
-        self.txn.put(key, seal(key, FLOOR.pack(version, decided)), db=self.dbs.floors)
+        self.txn.put(key, seal(key, FLOOR.pack(version, given, decided)), db=self.dbs.floors)
 
     def drop(self, name: str) -> bool:
         """Drop a namespace: gone at once, its rows left to `collect`. True if it existed.
