@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from tiermem.tiers.cold import Writer, upkeep
@@ -30,6 +31,8 @@ class Upkeep:
         self._next = 0.0
         self._samples: dict[str, deque[bytes]] = {}
         self._seen: dict[str, int] = {}
+        self._ripe: dict[str, int] = {}
+        self._grew: dict[str, int] = {}
 
     def sample(self, name: str, value: bytes) -> None:
         """Remember `value` as one that a dictionary for the namespace could be trained on."""
@@ -41,6 +44,22 @@ class Upkeep:
         kept.append(value)
         self._seen[name] += 1
 
+    def ripen(self, unsealed: Mapping[str, int]) -> None:
+        """These namespaces have so many vectors that some could be sealed."""
+        if unsealed:
+            self._ripe.update(unsealed)
+
+    def _seal(self) -> None:
+        """Have sealed what is searched here, and what has stopped growing: a load in progress ends in one segment."""
+        for name, unsealed in list(self._ripe.items()):
+            space = self.store.spaces.get(name)
+            if (space is not None and space.index is not None) or self._grew.get(name) == unsealed:
+                self.store.sealer.wake(name)
+                self._ripe.pop(name, None)
+                self._grew.pop(name, None)
+            else:
+                self._grew[name] = unsealed
+
     def run_if_due(self) -> None:
         """`run`, unless it ran a moment ago."""
         now = time.monotonic()
@@ -50,6 +69,7 @@ class Upkeep:
             if self.orphaned():
                 self.store.committer.replay()
             self.run()
+            self._seal()
 
     def orphaned(self) -> bool:
         """True if a client that has died left writes that nobody has applied."""

@@ -59,6 +59,8 @@ class Databases(NamedTuple):
     dictionaries: Any
     cursors: Any
     marks: Any
+    segments: Any
+    unsealed: Any
     meta: Any
 
 

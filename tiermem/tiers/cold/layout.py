@@ -26,6 +26,8 @@ DATABASES: Final = (
     "dictionaries",
     "cursors",
     "marks",
+    "segments",
+    "unsealed",
     "meta",
 )
 
@@ -83,7 +85,8 @@ class NamespaceInfo(msgspec.Struct):
     """What is kept of one namespace. `floor` is the version of its last drop.
 
     `made`: something was put there, or it was created. `ordered`: every record came from `append`, so
-    key order is event-time order.
+    key order is event-time order. `unsealed`: keys whose vectors changed since segments were last
+    published; `epoch` rises with every publication.
     """
 
     id: int
@@ -99,6 +102,8 @@ class NamespaceInfo(msgspec.Struct):
     dictionary: int = 0
     trained: int = 0
     made: bool = False
+    unsealed: int = 0
+    epoch: int = 0
 
     @property
     def prefix(self) -> bytes:
@@ -122,6 +127,28 @@ class CursorInfo(msgspec.Struct):
     namespace: str = ""
 
 
+class SegmentInfo(msgspec.Struct):
+    """A published segment: its rows, and those dead, packed (little bit order; empty: none).
+
+    `seal` is the checksum of its trailer, so that no other file can take its place; `graph`: it has one.
+    """
+
+    rows: int
+    seal: int
+    graph: bool
+    dead: bytes = b""
+
+    @property
+    def dead_rows(self) -> int:
+        """How many rows are dead."""
+        return int.from_bytes(self.dead, "little").bit_count()
+
+    def dead_numbers(self) -> list[int]:
+        """The numbers of the dead rows."""
+        places = ((at, byte) for at, byte in enumerate(self.dead) if byte)
+        return [at * 8 + bit for at, byte in places for bit in range(8) if byte >> bit & 1]
+
+
 LogEntry = tuple[str, str, int, int]
 """(namespace, key, op, version)."""
 LogRow = tuple[list[str], list[tuple[int, str, int, int]]]
@@ -131,10 +158,11 @@ _encode = msgspec.msgpack.Encoder().encode
 _info = msgspec.msgpack.Decoder(NamespaceInfo)
 _identity = msgspec.msgpack.Decoder(Identity)
 _cursor = msgspec.msgpack.Decoder(CursorInfo)
+_segment = msgspec.msgpack.Decoder(SegmentInfo)
 _log_row = msgspec.msgpack.Decoder(LogRow)
 
 
-def pack_row(key: bytes, row: NamespaceInfo | Identity | CursorInfo | LogRow) -> bytes:
+def pack_row(key: bytes, row: NamespaceInfo | Identity | CursorInfo | SegmentInfo | LogRow) -> bytes:
     """`row` as MessagePack, sealed with its key."""
     return seal(key, _encode(row))
 
@@ -152,6 +180,11 @@ def unpack_identity(data: bytes | memoryview) -> Identity:
 def unpack_cursor(key: bytes, data: bytes | memoryview) -> CursorInfo:
     """A cursor row; CorruptionError if it is damaged."""
     return _open(_cursor, key, data)
+
+
+def unpack_segment(key: bytes, data: bytes | memoryview) -> SegmentInfo:
+    """The row of a segment; CorruptionError if it is damaged."""
+    return _open(_segment, key, data)
 
 
 def unpack_log_row(key: bytes, data: bytes | memoryview) -> LogRow:

@@ -98,6 +98,7 @@ class Rebuild:
                 info.metric,
                 info.model,
                 made=info.made,
+                epoch=info.epoch + 1,
                 dropped=info.dropped,
                 floor=info.floor,
                 dictionary=info.dictionary,
@@ -133,7 +134,10 @@ class Rebuild:
                 data = _without_vector(key, frame)
             else:
                 txn.put(key, bytes(vector), db=self.new.dbs.vectors)
+                # No segment is taken over: they are derived, and are made anew.
+                txn.put(key, b"", db=self.new.dbs.unsealed)
                 info.vectors += 1
+                info.unsealed += 1
                 info.dimension = info.dimension or len(found[1]) // 4
                 info.metric = info.metric or "cosine"
         txn.put(key, data, db=self.new.dbs.records)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
 
 from tiermem.codec.frame import Frame, unpack_frame, unpack_value, unpack_vector, unseal
 from tiermem.errors import CorruptionError, IncompatibleFormatError
@@ -17,31 +16,18 @@ from tiermem.tiers.cold.layout import (
     LogEntry,
     NamespaceInfo,
     State,
-    successor,
     unpack_cursor,
     unpack_identity,
     unpack_info,
     unpack_log_row,
 )
-
-if TYPE_CHECKING:
-    from tiermem.tiers.cold.env import ColdEnv
+from tiermem.tiers.cold.view import SegmentView
 
 
-class Snapshot:
+class Snapshot(SegmentView):
     """One consistent view of L3; valid while its transaction is open."""
 
-    __slots__ = ("dbs", "env", "txn")
-
-    def __init__(self, env: ColdEnv, txn: Any) -> None:
-        self.env = env
-        self.txn = txn
-        self.dbs = env.dbs
-
-    @property
-    def stamp(self) -> int:
-        """Rises with every commit and generation: which commit this view is of, or is going to be."""
-        return self.env.first_stamp | int(self.txn.id())
+    __slots__ = ()
 
     def state(self) -> State:
         """The store's counters."""
@@ -91,40 +77,6 @@ class Snapshot:
         """(version, float32 bytes) of the vector stored under `key`."""
         row = self.txn.get(key, db=self.dbs.vectors)
         return None if row is None else unpack_vector(key, row)
-
-    def rows(
-        self, db: Any, prefix: bytes = b"", start: bytes = b"", stop: bytes = b"", reverse: bool = False
-    ) -> Iterator[tuple[bytes, memoryview]]:
-        """(key, row) with `prefix`, from `start` up to but without `stop`, in order or against it."""
-        low = max(prefix, start)
-        high = successor(prefix)
-        if stop and (not high or stop < high):
-            high = stop
-        if high and low >= high:
-            return
-        env = self.env
-        with self.txn.cursor(db=db) as cursor:
-            if reverse:
-                found = cursor.set_range(high) and cursor.prev() if high else cursor.last()
-                if not found and high and not cursor.set_range(high):
-                    found = cursor.last()
-                if not found:
-                    return
-                for raw, row in cursor.iterprev():
-                    key = bytes(raw)
-                    if key < low:
-                        return
-                    env.rows_read += 1
-                    yield key, row
-                return
-            if not cursor.set_range(low):
-                return
-            for raw, row in cursor.iternext():
-                key = bytes(raw)
-                if high and key >= high:
-                    return
-                env.rows_read += 1
-                yield key, row
 
     def log(self, after: int) -> Iterator[tuple[int, LogEntry]]:
         """(sequence, entry) of the changes behind sequence `after`, oldest first."""

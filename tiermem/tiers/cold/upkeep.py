@@ -47,7 +47,7 @@ def collect(w: Writer, limit: int) -> int:
     """Delete up to `limit` rows of dropped namespaces; how many."""
     done = 0
     for prefix in [key for key, _ in w.rows(w.dbs.garbage)]:
-        for db in (w.dbs.vectors, w.dbs.floors, w.dbs.records):
+        for db in (w.dbs.segments, w.dbs.unsealed, w.dbs.vectors, w.dbs.floors, w.dbs.records):
             keys, index_keys = [], []
             for key, row in w.rows(db, prefix):
                 keys.append(key)

@@ -87,7 +87,7 @@ class Writer(Snapshot):
         self._dirty.add(name)
         return info
 
-    def next_version(self, above: int, like: int) -> int:
+    def _next_version(self, above: int, like: int) -> int:
         """A version above `above` and everything in the store, in the slot of the version `like`."""
         clock = max(self.counters.highest, above) >> CLOCK_SHIFT
         version = (clock + 1) << CLOCK_SHIFT | REASSIGNED | (like & SLOT_MASK)
@@ -108,7 +108,7 @@ class Writer(Snapshot):
         if row is not None and not intact(key, row):
             # Nothing in a damaged frame may decide over what was acknowledged.
             self._discard(op.namespace, key)
-            row, version = None, self.next_version(0, op.version)
+            row, version = None, self._next_version(0, op.version)
         else:
             version = self._rank(op, info, key, row, decided)
         if version == 0:
@@ -146,7 +146,7 @@ class Writer(Snapshot):
             above, final = self.counters.horizon, True
         if op.version <= given and not (final or decided):
             return 0
-        return op.version if op.version > above else self.next_version(above, op.version)
+        return op.version if op.version > above else self._next_version(above, op.version)
 
     def _store(
         self, op: Operation, info: NamespaceInfo, key: bytes, row: memoryview | None, version: int, decided: bool
@@ -194,6 +194,8 @@ class Writer(Snapshot):
         txn.put(key, frame, db=dbs.records)
         if op.expires != NEVER:
             txn.put(expiry_key(op.expires, key), b"", db=dbs.expiry)
+        if op.vector or had_vector:
+            self.unseal(op.namespace, key)
         if op.vector:
             txn.put(key, pack_vector(key, version, op.vector), db=dbs.vectors)
         elif had_vector:
@@ -226,6 +228,7 @@ class Writer(Snapshot):
         if head.flags & HAS_VECTOR:
             self.txn.delete(key, db=self.dbs.vectors)
             info.vectors -= 1
+            self.unseal(name, key)
         self.txn.delete(key, db=self.dbs.records)
 
     def _discard(self, name: str, key: bytes) -> None:
@@ -233,10 +236,16 @@ class Writer(Snapshot):
         info = self.changed(name)
         info.records -= 1
         info.vectors -= bool(self.txn.delete(key, db=self.dbs.vectors))
+        self.unseal(name, key)
         for index_key in [index_key for index_key, _ in self.rows(self.dbs.expiry) if index_key[8:] == key]:
             self.txn.delete(index_key, db=self.dbs.expiry)
             info.timed -= 1
         self.txn.delete(key, db=self.dbs.records)
+
+    def unseal(self, name: str, key: bytes) -> None:
+        """What segments hold of `key` is no longer, or not yet, what stands here."""
+        if self.txn.put(key, b"", db=self.dbs.unsealed, overwrite=False):
+            self.changed(name).unsealed += 1
 
     def set_floor(self, key: bytes, version: int, given: int, decided: bool) -> None:
         """Remember that what was under `key` is gone as of `version`."""
@@ -253,7 +262,7 @@ class Writer(Snapshot):
         info = self.live(name)
         if info is None:
             return False
-        version = self.next_version(0, 0)
+        version = self._next_version(0, 0)
         self.txn.put(info.prefix, b"", db=self.dbs.garbage)
         self._infos[name] = NamespaceInfo(info.id, dropped=True, floor=version)
         self._dirty.add(name)

@@ -1,0 +1,48 @@
+"""What a transaction changes in L3 about segments: published, withdrawn, settled."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tiermem.tiers.cold.layout import U64, SegmentInfo, pack_row
+
+if TYPE_CHECKING:
+    from tiermem.tiers.cold.writer import Writer
+
+
+def ripe(w: Writer, least: int) -> dict[str, int]:
+    """The namespaces changed in this transaction that have at least so many unsealed vectors, and how many."""
+    infos = {name: w.info(name) for name in {change[0] for change in w.changes}}
+    return {name: info.unsealed for name, info in infos.items() if info is not None and info.unsealed >= least}
+
+
+def settle(w: Writer, name: str, key: str, version: int) -> None:
+    """Segments hold the vector of `key` as of `version` (0: none): take it from the unsealed ones, if so."""
+    info = w.live(name)
+    if info is None:
+        return
+    raw = info.prefix + key.encode()
+    if w.vector_version(raw) == version and w.txn.delete(raw, db=w.dbs.unsealed):
+        w.changed(name).unsealed -= 1
+
+
+def publish(w: Writer, name: str, number: int, segment: SegmentInfo | None) -> None:
+    """Publish a segment, or with None withdraw it."""
+    info = w.changed(name)
+    key = info.prefix + U64.pack(number)
+    if segment is None:
+        w.txn.delete(key, db=w.dbs.segments)
+    else:
+        w.txn.put(key, pack_row(key, segment), db=w.dbs.segments)
+    info.epoch += 1
+
+
+def withdraw(w: Writer, name: str) -> None:
+    """Withdraw every segment of a namespace: its vectors are all unsealed."""
+    info = w.live(name)
+    if info is None:
+        return
+    for number in list(w.segments(info.prefix)):
+        publish(w, name, number, None)
+    for key in [key for key, _ in w.rows(w.dbs.vectors, info.prefix)]:
+        w.unseal(name, key)
