@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from tiermem.protocols import Found, Row
-from tiermem.tiers.vector.exact import ExactIndex, as_float32, exact_scores
+from tiermem.tiers.vector.exact import ExactIndex
+from tiermem.tiers.vector.scores import as_float32, exact_scores
 
 METRICS = ["cosine", "dot", "euclidean"]
 NEVER = math.inf

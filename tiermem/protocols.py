@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 if TYPE_CHECKING:
@@ -10,6 +11,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     FloatArray: TypeAlias = NDArray[np.float32]
+    BitArray: TypeAlias = NDArray[np.uint8]
+    RowArray: TypeAlias = NDArray[np.int64]
 
 EntryId: TypeAlias = tuple[int, str]
 """(table number, key): what an eviction policy knows an entry by."""
@@ -37,60 +40,59 @@ class Found(NamedTuple):
 
 
 class VectorIndex(Protocol):
-    """An index over the vectors of one namespace. It is derived: L3 holds the truth.
+    """An opened index over the points of one segment; it finds candidates, which are scored again.
 
-    One writer at a time; `search` runs beside it.
+    Immutable. Any number of threads search it at a time.
     """
 
     @property
-    def dimension(self) -> int: ...
-
-    @property
-    def metric(self) -> str:
-        """ "cosine", "dot" or "euclidean"."""
-        ...
-
-    @property
-    def tombstones(self) -> int:
-        """Rows that were replaced or deleted and still take room."""
-        ...
-
-    @property
     def nbytes(self) -> int:
-        """Bytes held in memory."""
+        """Bytes held in memory by this process alone; 0 where the file is mapped."""
         ...
 
-    def __len__(self) -> int:
-        """Live rows."""
+    def search(self, point: FloatArray, count: int, effort: int, allowed: BitArray | None) -> RowArray:
+        """Up to `count` numbers of rows near `point` (1-D), nearest first as far as is known.
+
+        Only rows whose bit is set in `allowed` (packed, little bit order; None: all). `effort` ≥ `count`
+        is how many rows to consider. Starts no threads.
+        """
         ...
 
-    def version(self, key: str) -> int:
-        """The version of the live row of `key`, or 0."""
+
+class VectorEngine(Protocol):
+    """Builds and opens `VectorIndex`es over float32 points.
+
+    Near means a small euclidean distance or, with `inner_product`, a large inner product. Cosine is
+    mapped to unit vectors.
+    """
+
+    @property
+    def name(self) -> str:
+        """Kept with every index it builds; an index is opened by the engine of its name."""
         ...
 
-    def upsert(self, rows: Iterable[Row]) -> None:
-        """Add rows, replacing those of the same keys."""
-        ...
-
-    def remove(self, keys: Iterable[str]) -> None:
-        """Delete the rows of `keys`; unknown keys are ignored."""
-        ...
-
-    def search(
+    def build(
         self,
-        query: FloatArray,
-        k: int,
+        points: Iterator[FloatArray],
+        rows: int,
+        dimension: int,
+        path: Path,
+        threads: int,
+        progress: Callable[[int], None],
         *,
-        now: float,
-        since: float,
-        until: float,
-        allows: Callable[[bytes], bool] | None,
-        min_score: float,
-    ) -> list[Found]:
-        """The min(k, matches) best rows with since ≤ at < until and expires > now, best first.
+        inner_product: bool = False,
+    ) -> None:
+        """Write an index over `rows` points, given in chunks (n, dimension), to the file `path`.
 
-        `query` is float32 of shape (dimension,). `allows` is asked of a row's encoded metadata.
-        Scores are exact; equal scores are ordered by key.
+        `progress` is told how many rows are done.
+        """
+        ...
+
+    def load(self, path: Path, dimension: int, rows: int, *, inner_product: bool = False) -> VectorIndex:
+        """Open what `build` wrote; other bytes may follow it in the file.
+
+        Raises:
+            CorruptionError: the file cannot be read. MissingExtra: a package is not installed.
         """
         ...
 

@@ -8,21 +8,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from tiermem.protocols import Found, Row
+from tiermem.tiers.vector.scores import exact_scores, shortlist
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BLOCK_ROWS: Final = 8192
-_SLACK: Final = 1e-4
-"""Error allowed to a float32 score, relative to the norms; all rows that near the edge are scored again."""
-
-_TINY: Final = 1e-30
-"""Squares and products below this have lost digits to underflow."""
 
 
 class _Block:
@@ -40,23 +36,13 @@ class _Block:
         self.size = 0
 
 
-def exact_scores(metric: str, rows: NDArray[np.float32], query: NDArray[np.float32]) -> NDArray[np.float64]:
-    """The score of each float32 row (n, d) for `query` (d,), summed in float64.
-
-    cosine: r·q / (|r||q|); dot: r·q; euclidean: -|r - q|. Independent of how rows are grouped.
-    """
-    wide, target = rows.astype(np.float64), query.astype(np.float64)
-    if metric == "euclidean":
-        return np.asarray(-np.sqrt(np.einsum("ij,ij->i", wide - target, wide - target)))
-    scores = np.einsum("ij,j->i", wide, target)
-    if metric == "cosine":
-        norms = np.sqrt(np.einsum("ij,ij->i", wide, wide)) * np.sqrt(np.einsum("i,i->", target, target))
-        scores = np.clip(scores / norms, -1.0, 1.0)
-    return np.asarray(scores)
+def _row(key: str, block: _Block, at: int) -> Row:
+    vector, moment, expires = block.rows[at].tobytes(), float(block.at[at]), float(block.expires[at])
+    return Row(key, vector, block.versions[at], moment, expires, block.metadata[at])
 
 
 class ExactIndex:
-    """A `VectorIndex` that looks at every row. One writer at a time; searches need no lock."""
+    """Looks at every row. One writer at a time; searches need no lock."""
 
     def __init__(self, dimension: int, metric: str) -> None:
         self.dimension = dimension
@@ -86,6 +72,11 @@ class ExactIndex:
         """The version of the live row of `key`, or 0."""
         place = self._where.get(key)
         return 0 if place is None else place[0].versions[place[1]]
+
+    def row(self, key: str) -> Row | None:
+        """The live row of `key`."""
+        place = self._where.get(key)
+        return None if place is None else _row(key, *place)
 
     def upsert(self, rows: Iterable[Row]) -> None:
         """Add rows, replacing those of the same keys; a search sees all of them or none."""
@@ -179,26 +170,11 @@ class ExactIndex:
             return open_rows
         whole = len(open_rows) * 4 > size
         rows = block.rows[:size] if whole else block.rows[open_rows]
-        squares = block.squares[:size] if whole else block.squares[open_rows]
         with np.errstate(all="ignore"):
             rough = rows @ query
-            square = float(query @ query)
-            if self.metric == "cosine":
-                rough /= np.sqrt(squares)
-                scale = square**0.5
-            elif self.metric == "dot":
-                scale = float(squares.max()) ** 0.5 * square**0.5
-            else:
-                rough = 2.0 * rough - squares
-                scale = float(squares.max()) + square
         if whole:
             rough = rough[open_rows]
-        smallest = min(float(squares.min()), square) if self.metric == "cosine" else scale
-        if not (np.isfinite(rough).all() and np.isfinite(squares).all() and np.isfinite(scale) and smallest > _TINY):
-            # At the ends of float32's range the rough order means nothing: score every row exactly.
-            return open_rows
-        edge = np.partition(rough, len(rough) - k)[len(rough) - k]
-        return np.asarray(open_rows[rough >= edge - _SLACK * scale])
+        return np.asarray(open_rows[shortlist(self.metric, rough, block.squares[open_rows], query, k)])
 
     def _room(self, rows: int) -> _Block:
         if not self._blocks or self._blocks[-1].size == len(self._blocks[-1].alive):
@@ -217,19 +193,7 @@ class ExactIndex:
         """Rewrite the rows once more than half of them are tombstones."""
         if self._dead <= max(len(self._where), 64):
             return
-        rows = [
-            Row(key, b.rows[i].tobytes(), b.versions[i], float(b.at[i]), float(b.expires[i]), b.metadata[i])
-            for key, (b, i) in self._where.items()
-        ]
+        rows = [_row(key, *place) for key, place in self._where.items()]
         self._blocks, self._where, self._dead = [], {}, 0
         if rows:
             self._add(rows, np.frombuffer(b"".join([row.vector for row in rows]), "<f4").reshape(len(rows), -1))
-
-
-def as_float32(vector: Sequence[float] | NDArray[Any]) -> NDArray[np.float32]:
-    """`vector` as contiguous float32; TypeError or ValueError where numpy cannot."""
-    array = np.asarray(vector)
-    if array.dtype.kind not in "fiu":
-        raise TypeError(f"dtype {array.dtype} is not a number")
-    with np.errstate(over="ignore"):
-        return np.asarray(array, np.float32, order="C")

@@ -1,0 +1,164 @@
+"""The engines that are shipped, against the conformance suite; and what is particular to each."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tiermem.errors import CorruptionError, InvalidArgument, MissingExtra
+from tiermem.protocols import VectorEngine
+from tiermem.testing import VectorEngineSuite
+from tiermem.testing.vector_engine import build, clustered
+from tiermem.tiers.vector.faiss_engine import FaissEngine
+from tiermem.tiers.vector.hnswlib_engine import HnswlibEngine
+
+FAISS = ["hnsw_sq8", "hnsw", "flat", "ivf", "ivfpq"]
+
+
+class TestHnswSq8(VectorEngineSuite):
+    @pytest.fixture
+    def engine(self) -> VectorEngine:
+        return FaissEngine()
+
+
+class TestHnsw(VectorEngineSuite):
+    @pytest.fixture
+    def engine(self) -> VectorEngine:
+        return FaissEngine("hnsw")
+
+
+class TestFlat(VectorEngineSuite):
+    recall = 1.0
+
+    @pytest.fixture
+    def engine(self) -> VectorEngine:
+        return FaissEngine("flat")
+
+
+class TestIvf(VectorEngineSuite):
+    @pytest.fixture
+    def engine(self) -> VectorEngine:
+        return FaissEngine("ivf")
+
+
+class TestIvfPq(VectorEngineSuite):
+    recall = 0.8
+    exhaustive = False
+
+    @pytest.fixture
+    def engine(self) -> VectorEngine:
+        return FaissEngine("ivfpq")
+
+
+class TestHnswlib(VectorEngineSuite):
+    @pytest.fixture
+    def engine(self) -> VectorEngine:
+        pytest.importorskip("hnswlib", reason="the extra tiermem[hnswlib] is not installed; it needs a compiler")
+        return HnswlibEngine()
+
+
+@pytest.mark.parametrize("index", FAISS)
+def test_names_say_what_is_in_the_file(index: str, tmp_path: Path) -> None:
+    points, _ = clustered(300, 8)
+    engine = FaissEngine(index)
+    build(engine, points, tmp_path / "graph")
+    assert engine.name == f"faiss/{index}"
+    for other in FAISS:
+        if other != index:
+            with pytest.raises(CorruptionError):
+                FaissEngine(other).load(tmp_path / "graph", 8, 300)
+
+
+@pytest.mark.parametrize("index", FAISS)
+def test_one_thread_builds_the_same_bytes_again(index: str, tmp_path: Path) -> None:
+    points, _ = clustered(1500, 16)
+    for name in ("first", "second"):
+        build(FaissEngine(index), points, tmp_path / name)
+    assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
+
+
+def test_arguments_out_of_range_are_refused() -> None:
+    with pytest.raises(InvalidArgument, match="hnsw_sq8"):
+        FaissEngine("annoy")
+    for make in (FaissEngine, HnswlibEngine):
+        with pytest.raises(InvalidArgument, match="m = 1"):
+            make(m=1)
+        with pytest.raises(InvalidArgument, match="ef_construction = 0"):
+            make(ef_construction=0)
+
+
+def test_a_full_disk_is_an_operating_system_error() -> None:
+    points, _ = clustered(300, 8)
+    with pytest.raises(OSError, match="No space") as caught:
+        build(FaissEngine(), points, Path("/dev/full"))
+    assert caught.value.errno == errno.ENOSPC
+
+
+def test_a_point_of_another_dimension_is_refused(tmp_path: Path) -> None:
+    points, queries = clustered(300, 8)
+    build(FaissEngine(), points, tmp_path / "graph")
+    index = FaissEngine().load(tmp_path / "graph", 8, 300)
+    for wrong in (queries[0][:7], queries[:2], queries[:1]):
+        with pytest.raises(ValueError, match="dimension 8"):
+            index.search(wrong, 10, 64, None)
+
+
+def test_an_absent_hnswlib_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "hnswlib", None)
+    points, _ = clustered(300, 8)
+    with pytest.raises(MissingExtra, match=r"tiermem\[hnswlib\]"):
+        build(HnswlibEngine(), points, tmp_path / "graph")
+    with pytest.raises(MissingExtra, match=r"tiermem\[hnswlib\]"):
+        HnswlibEngine().load(tmp_path / "graph", 8, 300)
+
+
+# A process of its own, because the pool of threads stays in the process that started it.
+_POOL = """
+import os, sys
+from pathlib import Path
+import faiss
+from tiermem.testing.vector_engine import answers, bits_of, build, clustered, wait
+from tiermem.tiers.vector.faiss_engine import FaissEngine
+
+def tasks():
+    return len(os.listdir("/proc/self/task"))
+
+START = tasks()
+engine, path = FaissEngine(sys.argv[1]), Path(sys.argv[2])
+points, queries = clustered(12_000, 48)
+build(engine, points, path)
+index = engine.load(path, 48, len(points))
+expected = answers(index, queries)
+print("threads of one:", tasks() - START)
+
+faiss.omp_set_num_threads(2)
+faiss.knn(queries, points, 3)
+print("a pool:", tasks() - START)
+print("kept:", faiss.omp_get_max_threads())
+engine.build(iter([points]), len(points), 48, path, 2, lambda _: None)
+child = os.fork()
+if child == 0:
+    same = False
+    try:
+        same = answers(index, queries) == expected
+    finally:
+        os._exit(0 if same else 1)
+print("child:", wait(child))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads can only be counted where /proc is")
+@pytest.mark.parametrize("index", FAISS)
+def test_a_pool_of_threads_is_neither_started_nor_needed(index: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", _POOL, index, str(tmp_path / "graph")],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    assert done.stdout.splitlines() == ["threads of one: 0", "a pool: 1", "kept: 2", "child: 0"]

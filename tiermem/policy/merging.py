@@ -1,0 +1,29 @@
+"""Merging: which segments to rewrite as one, so that there are few of them and few tombstones in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+FANOUT: Final = 6
+"""So many segments of about one size become one; every row is rewritten once per power of this."""
+MOST_DEAD: Final = 0.25
+"""A segment with a larger share of tombstones is rewritten."""
+
+
+def due(sizes: Mapping[int, tuple[int, int]]) -> list[int]:
+    """The segments to merge next, of all with their (rows, dead rows); empty for none.
+
+    Sizes are compared by powers of `FANOUT`. The smallest are merged first, since that is soon done.
+    """
+    tiers: dict[int, list[int]] = {}
+    for number, (rows, dead) in sizes.items():
+        tier, left = 0, max(1, rows - dead)
+        while left >= FANOUT:
+            left //= FANOUT
+            tier += 1
+        tiers.setdefault(tier, []).append(number)
+    for tier in sorted(tiers):
+        if len(tiers[tier]) >= FANOUT:
+            return sorted(tiers[tier])
+    return [number for number, (rows, dead) in sorted(sizes.items()) if dead > rows * MOST_DEAD][:1]

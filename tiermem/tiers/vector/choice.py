@@ -1,0 +1,44 @@
+"""Which engine builds and opens the graphs of segments."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import msgspec
+
+from tiermem.config import IndexType
+from tiermem.errors import InvalidArgument
+from tiermem.protocols import VectorEngine
+
+
+class EngineOptions(msgspec.Struct, frozen=True):
+    """The part of a `VectorConfig` that says how a shipped engine builds."""
+
+    engine: str
+    index: IndexType
+    m: int
+    ef_construction: int
+
+    def make(self) -> VectorEngine:
+        """The engine they ask for; its package is imported when it first builds or opens something."""
+        if self.engine == "hnswlib":
+            from tiermem.tiers.vector.hnswlib_engine import HnswlibEngine
+
+            return HnswlibEngine(m=self.m, ef_construction=self.ef_construction)
+        from tiermem.tiers.vector.faiss_engine import FaissEngine
+
+        return FaissEngine(index=self.index, m=self.m, ef_construction=self.ef_construction)
+
+
+def engine_of(name: str) -> VectorEngine:
+    """The shipped engine that wrote a graph.
+
+    Raises:
+        InvalidArgument: none of that name is shipped.
+    """
+    shipped = [("faiss", index) for index in get_args(IndexType)] + [("hnswlib", "hnsw")]
+    for engine, index in shipped:
+        made = EngineOptions(engine, index, 16, 128).make()
+        if made.name == name:
+            return made
+    raise InvalidArgument(f"a graph was built by engine {name!r}, which is not the one configured")

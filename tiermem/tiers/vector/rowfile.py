@@ -1,0 +1,266 @@
+"""The rows of a segment: vectors and all that is known of them, in one immutable mapped file.
+
+Rows are sorted by event time. Sections begin at multiples of 64 bytes; a directory names them, and a
+trailer at the end of the file names the directory. Every section but the vectors is verified before
+anything of it is used; vectors are verified block by block when first read.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import numpy as np
+from xxhash import xxh3_64_intdigest
+
+from tiermem.errors import CorruptionError, IncompatibleFormatError
+from tiermem.tiers.vector.columns import Columns, encode_columns
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+MAGIC: Final = b"TMROWS\x00\x01"
+FORMAT: Final = 1
+BLOCK: Final = 16
+"""Vectors under one checksum."""
+_ALIGN: Final = 64
+# magic, format, vectors in a block, directory offset, directory bytes, directory checksum, segment, file bytes
+TRAILER: Final = struct.Struct("<8sIIQQQQQ")
+_CHECKSUM: Final = struct.Struct("<Q")
+TRAILER_BYTES: Final = TRAILER.size + _CHECKSUM.size
+_VECTORS: Final = "vectors"
+_COLUMNS: Final = "column."
+
+
+class Directory(msgspec.Struct):
+    """What a file of rows holds: `sections` are (offset, bytes, checksum); `largest` is the longest norm."""
+
+    rows: int
+    dimension: int
+    metric: str
+    largest: float
+    sections: dict[str, tuple[int, int, int]]
+
+
+@dataclass(slots=True)
+class Place:
+    """Everything about the rows of a segment to be, except their vectors, in row order."""
+
+    keys: list[str]
+    metadata: list[bytes]
+    versions: NDArray[np.uint64]
+    at: NDArray[np.float64]
+    expires: NDArray[np.float64]
+
+
+def hash_keys(keys: Sequence[str]) -> NDArray[np.uint64]:
+    """What keys are found by."""
+    return np.fromiter((xxh3_64_intdigest(key.encode()) for key in keys), np.uint64, len(keys))
+
+
+def write_rows(
+    path: Path, number: int, dimension: int, metric: str, place: Place, vectors: Iterable[NDArray[np.float32]]
+) -> int:
+    """Write the rows of segment `number` to `path` and sync them; the checksum of the trailer.
+
+    `vectors` yields the rows' vectors in chunks of shape (n, dimension).
+    """
+    sections: dict[str, tuple[int, int, int]] = {}
+    squares: list[NDArray[np.float32]] = []
+    longest = 0.0
+    sums: list[int] = []
+    width = dimension * 4
+    with path.open("wb") as file:
+        left = b""
+        for chunk in vectors:
+            raw = left + np.ascontiguousarray(chunk, "<f4").tobytes()
+            whole = len(raw) - len(raw) % (BLOCK * width)
+            sums.extend(xxh3_64_intdigest(raw[at : at + BLOCK * width]) for at in range(0, whole, BLOCK * width))
+            file.write(raw[:whole])
+            left = raw[whole:]
+            with np.errstate(over="ignore", under="ignore"):
+                squares.append(np.einsum("ij,ij->i", chunk, chunk, dtype=np.float32))
+            # In float64, where no square is lost at either end.
+            longest = max(longest, float(np.einsum("ij,ij->i", chunk, chunk, dtype=np.float64).max(initial=0.0)))
+        if left:
+            sums.append(xxh3_64_intdigest(left))
+            file.write(left)
+        rows = len(place.keys)
+        sections[_VECTORS] = (0, rows * width, 0)
+        norms = np.concatenate(squares) if squares else np.empty(0, np.float32)
+        hashes = hash_keys(place.keys)
+        order = np.argsort(hashes, kind="stable")
+        raw_keys = [key.encode() for key in place.keys]
+        parts: dict[str, bytes] = {
+            "blocks": np.array(sums, "<u8").tobytes(),
+            "squares": norms.astype("<f4").tobytes(),
+            "versions": place.versions.astype("<u8").tobytes(),
+            "at": place.at.astype("<f8").tobytes(),
+            "expires": place.expires.astype("<f8").tobytes(),
+            "key_ends": _ends(raw_keys),
+            "keys": b"".join(raw_keys),
+            "metadata_ends": _ends(place.metadata),
+            "metadata": b"".join(place.metadata),
+            "hashes": hashes[order].astype("<u8").tobytes(),
+            "order": order.astype("<u4").tobytes(),
+        }
+        parts.update({_COLUMNS + name: data for name, data in encode_columns(place.metadata).items()})
+        for name, data in parts.items():
+            file.write(bytes(-file.tell() % _ALIGN))
+            sections[name] = (file.tell(), len(data), xxh3_64_intdigest(data))
+            file.write(data)
+        directory = msgspec.msgpack.encode(Directory(rows, dimension, metric, longest**0.5, sections))
+        start = file.tell()
+        trailer = TRAILER.pack(
+            MAGIC,
+            FORMAT,
+            BLOCK,
+            start,
+            len(directory),
+            xxh3_64_intdigest(directory),
+            number,
+            start + len(directory) + TRAILER_BYTES,
+        )
+        seal = xxh3_64_intdigest(trailer)
+        file.write(directory + trailer + _CHECKSUM.pack(seal))
+        file.flush()
+        os.fsync(file.fileno())
+    return seal
+
+
+def _ends(parts: Sequence[bytes]) -> bytes:
+    return np.cumsum([len(part) for part in parts], dtype="<u8").tobytes()
+
+
+class RowFile:
+    """The rows of one segment, mapped. Immutable; any number of processes share one copy."""
+
+    def __init__(self, path: Path, number: int, seal: int) -> None:
+        """Map and verify the file that was published as segment `number` with that trailer.
+
+        Raises:
+            CorruptionError: it is missing, torn, damaged or another one.
+            IncompatibleFormatError: it is of a newer format.
+        """
+        self.path = path
+        self.number = number
+        self.damaged = False
+        try:
+            with path.open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                if size < TRAILER_BYTES:
+                    raise self._damage(f"is {size} bytes long")
+                self._map = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+        except OSError as exc:
+            raise self._damage(f"cannot be mapped: {exc}") from exc
+        self._view = memoryview(self._map)
+        raw = self._view[size - TRAILER_BYTES : size - _CHECKSUM.size]
+        if xxh3_64_intdigest(raw) != seal or _CHECKSUM.unpack(self._view[size - _CHECKSUM.size :])[0] != seal:
+            raise self._damage("has not the trailer it was published with")
+        _, form, block, start, length, checksum, named, whole = TRAILER.unpack(raw)
+        if form != FORMAT or block != BLOCK:
+            raise IncompatibleFormatError(f"{path.name}: row format {form}, this version reads {FORMAT}")
+        if named != number or whole != size or start + length + TRAILER_BYTES != size:
+            raise self._damage("is another segment's, or of another length")
+        listed = self._view[start : start + length]
+        if xxh3_64_intdigest(listed) != checksum:
+            raise self._damage("has a damaged directory")
+        self.about = msgspec.msgpack.decode(listed, type=Directory)
+        self.rows, self.dimension = self.about.rows, self.about.dimension
+        self._load()
+
+    def _damage(self, what: str) -> CorruptionError:
+        return CorruptionError(f"segment file {self.path.name} {what}")
+
+    def _section(self, name: str, dtype: str | None = None) -> Any:
+        offset, length, checksum = self.about.sections[name]
+        view = self._view[offset : offset + length]
+        if name != _VECTORS and xxh3_64_intdigest(view) != checksum:
+            raise self._damage(f"is damaged in its section {name!r}")
+        return view if dtype is None else np.frombuffer(view, dtype)
+
+    def _load(self) -> None:
+        self.vectors: NDArray[np.float32] = self._section(_VECTORS, "<f4").reshape(self.rows, self.dimension)
+        self._sums: NDArray[np.uint64] = self._section("blocks", "<u8")
+        self._verified = np.zeros(len(self._sums), bool)
+        self.squares: NDArray[np.float32] = self._section("squares", "<f4")
+        self.versions: NDArray[np.uint64] = self._section("versions", "<u8")
+        self.at: NDArray[np.float64] = self._section("at", "<f8")
+        self.expires: NDArray[np.float64] = self._section("expires", "<f8")
+        self.first_expiry = float(self.expires.min()) if self.rows else float("inf")
+        # Through `memoryview`, whose items are plain ints at half the cost of numpy's.
+        self._key_ends = self._section("key_ends").cast("Q")
+        self._keys: memoryview = self._section("keys")
+        self._metadata_ends = self._section("metadata_ends").cast("Q")
+        self._metadata: memoryview = self._section("metadata")
+        self._hashes: NDArray[np.uint64] = self._section("hashes", "<u8")
+        self._order: NDArray[np.uint32] = self._section("order", "<u4")
+        names = [name for name in self.about.sections if name.startswith(_COLUMNS)]
+        self.columns = Columns({name[len(_COLUMNS) :]: self._section(name) for name in names}, self.rows)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the file."""
+        return len(self._map)
+
+    def key(self, row: int) -> str:
+        """The key of a row."""
+        ends = self._key_ends
+        return str(self._keys[ends[row - 1] if row else 0 : ends[row]], "utf-8")
+
+    def metadata(self, row: int) -> bytes:
+        """The encoded metadata of a row."""
+        ends = self._metadata_ends
+        return bytes(self._metadata[ends[row - 1] if row else 0 : ends[row]])
+
+    def find(self, keys: Sequence[str]) -> NDArray[np.int64]:
+        """The row of each key, -1 where there is none."""
+        found = np.full(len(keys), -1, np.int64)
+        if not self.rows:
+            return found
+        wanted = hash_keys(keys)
+        places = np.searchsorted(self._hashes, wanted)
+        likely = np.flatnonzero(self._hashes[np.minimum(places, self.rows - 1)] == wanted)
+        for at in likely.tolist():
+            place, mark = int(places[at]), wanted[at]
+            while place < self.rows and self._hashes[place] == mark:
+                row = int(self._order[place])
+                if self.key(row) == keys[at]:
+                    found[at] = row
+                    break
+                place += 1
+        return found
+
+    def take(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The vectors of `rows`, verified.
+
+        Raises:
+            CorruptionError: a block is damaged.
+        """
+        blocks = rows // BLOCK
+        known = self._verified[blocks]
+        if not known.all():
+            self._verify(np.unique(blocks[~known]))
+        return self.vectors[rows]
+
+    def span(self, low: int, high: int) -> NDArray[np.float32]:
+        """The vectors of the rows from `low` up to but without `high`, verified."""
+        blocks = np.arange(low // BLOCK, -(-high // BLOCK))
+        self._verify(blocks[~self._verified[blocks]])
+        return self.vectors[low:high]
+
+    def _verify(self, blocks: NDArray[np.int64]) -> None:
+        width = BLOCK * self.dimension * 4
+        end = self.rows * self.dimension * 4
+        for block in blocks.tolist():
+            view = self._view[block * width : min((block + 1) * width, end)]
+            if xxh3_64_intdigest(view) != self._sums[block]:
+                self.damaged = True
+                raise self._damage(f"is damaged in its vectors from row {block * BLOCK} on")
+            self._verified[block] = True

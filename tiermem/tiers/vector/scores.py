@@ -1,0 +1,98 @@
+"""Scores: what a vector is compared by, and which rows are worth an exact comparison."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_SLACK: Final = 1e-4
+"""Error allowed to a float32 score, relative to the norms; all rows that near the edge are scored again."""
+
+_TINY: Final = 1e-30
+"""Squares and products below this have lost digits to underflow."""
+
+_FAR: Final = 1e15
+"""Points are no longer than 1; around one that is so far away they have no order in float32."""
+
+
+def exact_scores(metric: str, rows: NDArray[np.float32], query: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The score of each float32 row (n, d) for `query` (d,), summed in float64.
+
+    cosine: r·q / (|r||q|); dot: r·q; euclidean: -|r - q|. Independent of how rows are grouped.
+    """
+    wide, target = rows.astype(np.float64), query.astype(np.float64)
+    if metric == "euclidean":
+        wide -= target
+        return np.asarray(-np.sqrt(np.vecdot(wide, wide)))
+    # A product a row: its sum does not depend on what other rows there are.
+    scores: NDArray[np.float64] = np.vecdot(wide, target)
+    if metric == "cosine":
+        scores /= np.sqrt(np.vecdot(wide, wide)) * np.sqrt(np.vecdot(target, target))
+        np.minimum(scores, 1.0, out=scores)
+        np.maximum(scores, -1.0, out=scores)
+    return scores
+
+
+def shortlist(
+    metric: str, products: NDArray[np.float32], squares: NDArray[np.float32], query: NDArray[np.float32], k: int
+) -> NDArray[np.intp]:
+    """Places of at least the k best among rows of these inner products with `query` and squared norms.
+
+    Chosen with some slack, so that no rounding of float32 leaves out a row that belongs to the k best.
+    """
+    if len(products) <= k:
+        return np.arange(len(products))
+    rough: NDArray[np.floating[Any]] = products
+    with np.errstate(all="ignore"):
+        square = float(query @ query)
+        largest = float(squares.max())
+        scale = largest**0.5 * square**0.5
+        smallest = scale
+        if metric == "cosine":
+            rough, scale = products / np.sqrt(squares), square**0.5
+            smallest = min(float(squares.min()), square)
+        elif metric == "euclidean":
+            rough, scale = 2.0 * products - squares, largest + square
+            smallest = scale
+    if not (np.isfinite(rough).all() and np.isfinite(squares).all() and np.isfinite(scale) and smallest > _TINY):
+        # At the ends of float32's range the rough order means nothing: every row is scored exactly.
+        return np.arange(len(products))
+    edge = np.partition(rough, len(rough) - k)[len(rough) - k]
+    return np.flatnonzero(rough >= edge - _SLACK * scale)
+
+
+def as_float32(vector: Sequence[float] | NDArray[Any]) -> NDArray[np.float32]:
+    """`vector` as contiguous float32; TypeError or ValueError where numpy cannot."""
+    array = np.asarray(vector)
+    if array.dtype.kind not in "fiu":
+        raise TypeError(f"dtype {array.dtype} is not a number")
+    with np.errstate(over="ignore"):
+        return np.asarray(array, np.float32, order="C")
+
+
+def as_points(metric: str, rows: NDArray[np.float32], largest: float) -> NDArray[np.float32]:
+    """`rows` (n, d) as points of an engine, whose order around `as_point(query)` is that of the metric.
+
+    Unit vectors for cosine, whose euclidean order it is; else shrunk to norms ≤ 1 by `largest`, the
+    longest among all rows.
+    """
+    wide = rows.astype(np.float64)
+    if metric == "cosine":
+        wide /= np.sqrt(np.vecdot(wide, wide))[:, None]
+    else:
+        wide /= largest or 1.0
+    return np.asarray(wide, np.float32)
+
+
+def as_point(metric: str, query: NDArray[np.float32], largest: float) -> NDArray[np.float32]:
+    """The point whose near rows are those most similar to `query`; see `as_points`."""
+    wide = query.astype(np.float64)
+    wide /= (largest if metric == "euclidean" else math.sqrt(np.dot(wide, wide))) or 1.0
+    # A longer point would be beyond float32, or its squares would.
+    return np.maximum(np.minimum(wide, _FAR), -_FAR).astype(np.float32)

@@ -1,0 +1,168 @@
+"""A segment: immutable rows and the graph over them, searched under any filter."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from tiermem.policy.planner import plan
+from tiermem.tiers.vector.rowfile import RowFile
+from tiermem.tiers.vector.scores import as_point, exact_scores, shortlist
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from tiermem.policy.filters import Filter, Node
+    from tiermem.protocols import VectorIndex
+
+    Scored = list[tuple[float, int]]
+
+_SCAN: Final = 1_024
+"""Scattered rows compared at a time: their vectors stay in the processor's cache."""
+_SWEEP: Final = 65_536
+"""Rows that lie side by side, compared at a time: whole blocks of a file."""
+_FILTERS: Final = 16
+"""Filters whose bits are kept."""
+
+
+def full_bits(rows: int) -> NDArray[np.uint8]:
+    """`rows` set bits, packed in little order, padded with zeros to whole 64-bit words."""
+    bits = np.zeros((rows + 63) // 64 * 8, np.uint8)
+    bits[: rows // 8] = 0xFF
+    if rows % 8:
+        bits[rows // 8] = (1 << rows % 8) - 1
+    return bits
+
+
+def count_bits(bits: NDArray[np.uint8]) -> int:
+    """How many are set."""
+    return int(np.bitwise_count(bits.view(np.uint64)).sum())
+
+
+def _cut(bits: NDArray[np.uint8], low: int, high: int) -> NDArray[np.uint8]:
+    """A copy of `bits` with those outside [low, high) cleared."""
+    cut = bits.copy()
+    cut[: low // 8] = 0
+    cut[-(-high // 8) :] = 0
+    if low % 8 and low < high:
+        cut[low // 8] &= 0xFF << low % 8 & 0xFF
+    if high % 8:
+        cut[high // 8] &= (1 << high % 8) - 1
+    return cut
+
+
+class Segment:
+    """The rows of one file and the graph over them; without a graph every allowed row is compared."""
+
+    def __init__(self, rows: RowFile, graph: VectorIndex | None) -> None:
+        self.rows = rows
+        self.graph = graph
+        self._all = full_bits(rows.rows)
+        self._filters: dict[Node, tuple[NDArray[np.uint8], int]] = {}
+        self._lock = threading.Lock()
+
+    def _matching(self, where: Filter) -> tuple[NDArray[np.uint8], int]:
+        """The bits of the rows that match, and how many."""
+        known = self._filters.get(where.node)
+        if known is None:
+            bits = self.rows.columns.bits(where.node)
+            known = bits, count_bits(bits)
+            with self._lock:
+                while len(self._filters) >= _FILTERS:
+                    del self._filters[next(iter(self._filters))]
+                self._filters[where.node] = known
+        return known
+
+    def search(
+        self,
+        query: NDArray[np.float32],
+        k: int,
+        alive: NDArray[np.uint8] | None,
+        live: int,
+        *,
+        now: float,
+        since: float,
+        until: float,
+        where: Filter | None,
+        effort: int | None,
+        exact: bool,
+    ) -> Scored:
+        """(score, row) of the min(k, matches) best of the `live` rows in `alive` (None: all), best first.
+
+        Whatever ties with the last is there too.
+
+        Raises:
+            CorruptionError: the file is damaged where it was read.
+        """
+        rows = self.rows
+        low, high = 0, rows.rows
+        if since != -np.inf:
+            low = int(np.searchsorted(rows.at, since, "left"))
+        if until != np.inf:
+            high = int(np.searchsorted(rows.at, until, "left"))
+        if low >= high:
+            return []
+        bits, allowed = alive, live
+        if where is not None:
+            matching, allowed = self._matching(where)
+            if bits is not None:
+                bits = matching & bits
+                allowed = count_bits(bits)
+            else:
+                bits = matching
+        if rows.first_expiry <= now:
+            unexpired = np.zeros_like(self._all)
+            packed = np.packbits(rows.expires > now, bitorder="little")
+            unexpired[: len(packed)] = packed
+            bits = unexpired if bits is None else bits & unexpired
+            allowed = count_bits(bits)
+        whole = low == 0 and high == rows.rows
+        if not whole:
+            if bits is None:
+                allowed = high - low
+            else:
+                bits = _cut(bits, low, high)
+                allowed = count_bits(bits)
+        if not allowed:
+            return []
+        way = plan(rows.rows, allowed, k, effort)
+        if way.effort and not exact and self.graph is not None:
+            if bits is None and not whole:
+                bits = _cut(self._all, low, high)
+            point = as_point(rows.about.metric, query, rows.about.largest)
+            found = self.graph.search(point, way.rows, way.effort, bits)
+            if len(found) >= min(k, allowed):
+                return self._scored(query, found, k)
+        if bits is None:
+            return self._sweep(query, low, high, k)
+        return self._scan(query, np.flatnonzero(np.unpackbits(bits, bitorder="little")), k)
+
+    def _scored(self, query: NDArray[np.float32], rows: NDArray[np.int64], k: int) -> Scored:
+        """(score, row) of those of `rows` that are among the k best of them or tie with the last, best first."""
+        scores: list[float] = exact_scores(self.rows.about.metric, self.rows.take(rows), query).tolist()
+        ranked = sorted(zip(scores, rows.tolist(), strict=True), reverse=True)
+        last = k
+        while k <= last < len(ranked) and ranked[last][0] == ranked[k - 1][0]:
+            last += 1
+        return ranked[:last]
+
+    def _scan(self, query: NDArray[np.float32], rows: NDArray[np.int64], k: int) -> Scored:
+        chosen = []
+        for start in range(0, len(rows), _SCAN):
+            part = rows[start : start + _SCAN]
+            with np.errstate(all="ignore"):
+                products = self.rows.take(part) @ query
+            chosen.append(part[shortlist(self.rows.about.metric, products, self.rows.squares[part], query, k)])
+        return self._scored(query, np.concatenate(chosen), k)
+
+    def _sweep(self, query: NDArray[np.float32], low: int, high: int, k: int) -> Scored:
+        chosen = []
+        for start in range(low, high, _SWEEP):
+            stop = min(start + _SWEEP, high)
+            with np.errstate(all="ignore"):
+                products = self.rows.span(start, stop) @ query
+            squares = self.rows.squares[start:stop]
+            chosen.append(start + shortlist(self.rows.about.metric, products, squares, query, k))
+        return self._scored(query, np.concatenate(chosen), k)
