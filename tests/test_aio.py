@@ -143,6 +143,8 @@ STEPS: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ("scan", (NS,), {"where": {"n": {"$gt": 300}}}),
     ("search_similar", (NS, V), {"k": 3}),
     ("search_many", (NS, [V, [0.0, 1.0]]), {"k": 2, "where": {"n": {"$lt": 9}}}),
+    ("build_index", (NS,), {}),
+    ("search_similar", (NS, V), {"k": 3, "effort": 100}),
     ("namespaces", (), {"prefix": "desk"}),
     ("changes", (0,), {}),
     ("changes", (600, NS), {}),

@@ -1196,6 +1196,11 @@ def test_a_read_only_handle_on_an_open_store_is_read_only(tmp_path: Path) -> Non
         (tiermem.VectorConfig, {"metric": "manhattan"}),
         (tiermem.VectorConfig, {"metric": None}),
         (tiermem.VectorConfig, {"metric": []}),
+        (tiermem.VectorConfig, {"engine": "scann"}),
+        (tiermem.VectorConfig, {"index": "trees"}),
+        (tiermem.VectorConfig, {"m": 1}),
+        (tiermem.VectorConfig, {"ef_construction": 0}),
+        (tiermem.VectorConfig, {"seal_rows": 15}),
         (tiermem.ColdConfig, {"map_size": 0}),
         (tiermem.ColdConfig, {"map_size": 2**20 - 1}),
         (tiermem.ColdConfig, {"map_size": 2**70}),
@@ -1283,6 +1288,7 @@ CLOSED: dict[str, Callable[[tiermem.Memory], object]] = {
     "flush": lambda m: m.flush(),
     "check": lambda m: m.check(),
     "compact": lambda m: m.compact(),
+    "build_index": lambda m: m.build_index("ns"),
     "backup": lambda m: m.backup("never"),
     "stats": lambda m: m.stats(),
 }
@@ -1437,7 +1443,7 @@ NOBODY = 65534
 AS_NOBODY = """
 import os, sys
 import tiermem
-import numpy as np
+import tiermem.engine.sealing, tiermem.tiers.vector.index  # read while they may be read
 path, mode = sys.argv[1:]
 os.setgid(65534); os.setuid(65534)
 try:

@@ -27,7 +27,7 @@ from tiermem.cli import jsonform, main, records, transfer
 
 NS = "desk/obs"
 COMMANDS = (
-    *("demo", "stats", "namespaces", "check", "compact", "backup", "get", "put", "delete", "scan", "latest"),
+    *("demo", "stats", "namespaces", "check", "index", "compact", "backup", "get", "put", "delete", "scan", "latest"),
     *("search", "changes", "export", "import"),
 )
 
@@ -167,6 +167,7 @@ def test_a_mistake_is_told_in_one_line(cli: Cli, store: Path, argv: tuple[str, .
         ("stats", "P"),
         ("namespaces", "P"),
         ("check", "P"),
+        ("index", "P", "desk/obs"),
         ("compact", "P"),
         ("backup", "P", "P-copy"),
         ("get", "P", NS, "k"),
@@ -437,6 +438,18 @@ def test_repair(cli: Cli, store: Path) -> None:
     assert {"AIG", "MSFT"} <= values.keys()
     # Lost, or found again in the journal; never what the damage made of it.
     assert values.get("IBM", "hello") == "hello"
+
+
+def test_index(cli: Cli, store: Path) -> None:
+    with tiermem.open(store) as mem:
+        held = {name: part.vectors for name, part in mem.stats().vectors.items()}
+    assert held
+    assert {row["namespace"]: row["vectors"] for row in cli("index", store, "--json").json} == held
+    name = min(held)
+    assert f"{name}: {held[name]} vectors indexed" in cli("index", store, name).out
+    with tiermem.open(store, read_only=True) as mem:
+        assert {name: part.segments for name, part in mem.stats().vectors.items()} == dict.fromkeys(held, 1)
+        assert not any(part.vector_backlog for part in mem.stats().vectors.values())
 
 
 def test_compact_and_backup(cli: Cli, store: Path, tmp_path: Path) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from tiermem.errors import InvalidArgument
-from tiermem.protocols import EvictionPolicy
+from tiermem.protocols import EvictionPolicy, VectorEngine
 
 Metric = Literal["cosine", "dot", "euclidean"]
 METRICS: tuple[str, ...] = ("cosine", "dot", "euclidean")
+IndexType = Literal["hnsw_sq8", "hnsw", "flat", "ivf", "ivfpq"]
 
 
 def _require(condition: bool, message: str) -> None:
@@ -53,13 +54,31 @@ class HotConfig:
 class VectorConfig:
     """L2, the vector tier.
 
+    engine: what builds the graphs of segments: "faiss", "hnswlib" (extra `tiermem[hnswlib]`) or a
+        `VectorEngine`. Graphs built before by a shipped engine stay in use.
+    index: the type of index faiss builds: "hnsw_sq8" (a graph over 8-bit codes, mapped), "hnsw" (over
+        float32), "flat", "ivf" or "ivfpq".
+    m: links of a row in an HNSW graph (16). ef_construction: breadth of the search for them (128).
     metric: the metric of namespaces whose first vector arrives without `create_namespace`.
+    seal_rows: vectors gathered in the tail, which is compared row by row, before they are sealed (8192).
     """
 
+    engine: Literal["faiss", "hnswlib"] | VectorEngine = "faiss"
+    index: IndexType = "hnsw_sq8"
+    m: int = 16
+    ef_construction: int = 128
     metric: Metric = "cosine"
+    seal_rows: int = 8192
 
     def __post_init__(self) -> None:
         _require(self.metric in METRICS, f"VectorConfig.metric must be one of {METRICS}, not {self.metric!r}")
+        shipped = self.engine in ("faiss", "hnswlib") if isinstance(self.engine, str) else False
+        own = not isinstance(self.engine, (str, type)) and all(
+            hasattr(self.engine, name) for name in ("name", "build", "load")
+        )
+        _require(shipped or own, f'VectorConfig.engine is "faiss", "hnswlib" or a VectorEngine, not {self.engine!r}')
+        _require(self.index in get_args(IndexType), f"VectorConfig.index must be one of {get_args(IndexType)}")
+        _require_int(self, m=2, ef_construction=8, seal_rows=16)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+
+import msgspec
 
 from tiermem.errors import InvalidArgument, InvalidKey, InvalidNamespace
 
@@ -25,6 +27,7 @@ Where: TypeAlias = Mapping[str, Any]
 Vector: TypeAlias = "Sequence[float] | NDArray[Any]"
 Moment: TypeAlias = float | datetime
 Duration: TypeAlias = float | timedelta
+Progress: TypeAlias = Callable[[int, int], None]
 Op = Literal["put", "delete", "expire", "drop"]
 
 
@@ -137,8 +140,7 @@ class Change(NamedTuple):
     version: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Hit:
+class Hit(msgspec.Struct, frozen=True, eq=False):
     """One result of a similarity search; `value` and `record` load when first asked for.
 
     `score` is higher for more similar: cosine similarity, inner product, or minus the distance.
@@ -151,8 +153,12 @@ class Hit:
     version: int
     metadata: dict[str, Any]
     at: float
-    _load: Callable[[str, str], Record | None] = field(repr=False)
-    _loaded: list[Record | None] = field(default_factory=list, repr=False)
+    _load: Callable[[str, str], Record | None]
+    _loaded: list[Record | None] = []
+
+    def __repr__(self) -> str:
+        shown = ("namespace", "key", "score", "version", "metadata", "at")
+        return f"Hit({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
 
     @property
     def record(self) -> Record | None:

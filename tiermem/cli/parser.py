@@ -86,7 +86,10 @@ def _add_whole_store(command: Callable[..., ArgumentParser]) -> None:
     check = command("check", upkeep.check, "audit pages, frames, checksums, indexes and counters; 1 if not clean")
     check.add_argument("--repair", action="store_true", help="rebuild what can be derived from intact records")
 
-    command("compact", upkeep.compact, "rewrite the store without its free pages")
+    index = command("index", upkeep.index, "gather the vectors of namespaces in one segment each, now")
+    index.add_argument("namespaces", nargs="*", metavar="NAMESPACE", help="all that hold vectors if left out")
+
+    command("compact", upkeep.compact, "rewrite the store without free pages, dead rows and old segments")
 
     backup = command("backup", upkeep.backup, "copy the store, as it is at one moment, into a new directory")
     backup.add_argument("target", metavar="TARGET", help="the directory to be made")

@@ -1,4 +1,4 @@
-"""Commands on a whole store: demo, stats, namespaces, check, compact, backup."""
+"""Commands on a whole store: demo, stats, namespaces, check, index, compact, backup."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import tiermem
 from tiermem.cli.outcome import FINDING, INTERRUPTED, OK
-from tiermem.cli.screen import console, put_json, show_table
+from tiermem.cli.screen import console, put_json, rows_done, show_table
 from tiermem.cli.stores import open_store
 
 
@@ -99,6 +99,23 @@ def check(options: Namespace) -> int:
         ]
         show_table(f"check of {options.path}", ("checked", "found"), rows)
     return OK if report.ok else FINDING
+
+
+def index(options: Namespace) -> int:
+    with open_store(options, write=True) as mem:
+        found = mem.stats().vectors
+        names = options.namespaces or sorted(found)
+        for name in names:
+            with rows_done(name, quiet=options.json) as told:
+                mem.build_index(name, told)
+        after = mem.stats().vectors
+    rows = [{"namespace": name, "vectors": after[name].vectors if name in after else 0} for name in names]
+    if options.json:
+        put_json(rows)
+    else:
+        for row in rows:
+            sys.stdout.write(f"{row['namespace']}: {row['vectors']:,} vectors indexed\n")
+    return OK
 
 
 def compact(options: Namespace) -> int:

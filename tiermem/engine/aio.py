@@ -130,6 +130,7 @@ class AsyncNamespace(_Face[Namespace]):
     append = _awaited(Namespace.append)
     search_similar = _awaited(Namespace.search_similar)
     search_many = _awaited(Namespace.search_many)
+    build_index = _awaited(Namespace.build_index)
 
 
 class AsyncMemory(_Face[Memory]):
@@ -237,6 +238,7 @@ class AsyncMemory(_Face[Memory]):
     count = _awaited(Memory.count)
     search_similar = _awaited(Memory.search_similar)
     search_many = _awaited(Memory.search_many)
+    build_index = _awaited(Memory.build_index)
     namespaces = _awaited(Memory.namespaces)
     put = _awaited(Memory.put)
     update = _awaited(Memory.update)

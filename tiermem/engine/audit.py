@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from tiermem.codec.frame import HAS_VECTOR, NEVER, STREAM, unpack_frame, unpack_vector, unseal
 from tiermem.codec.serialize import decode, decode_metadata
-from tiermem.engine import relocate
+from tiermem.engine import relocate, segments
 from tiermem.errors import CorruptionError, TiermemError
 from tiermem.tiers.cold.env import walk
 from tiermem.tiers.cold.layout import OPS, U64, NamespaceInfo, expiry_key, unpack_info, unpack_log_row
@@ -62,6 +62,7 @@ class _Audit:
             self._dictionaries,
             self._cursors,
             self._journals,
+            self._segments,
         ):
             self.attempt(step)
 
@@ -183,6 +184,12 @@ class _Audit:
                 except TiermemError as exc:
                     self.say(str(exc))
 
+    def _segments(self) -> None:
+        for prefix, info in self.infos.items():
+            if info.dimension:
+                for problem in segments.audit(self.store, self.snapshot, self.names[prefix], info):
+                    self.say(problem)
+
 
 def check(store: Store, *, repair: bool) -> CheckReport:
     """Audit the store; with `repair`, rebuild it from its intact records if anything is wrong.
@@ -204,6 +211,12 @@ def check(store: Store, *, repair: bool) -> CheckReport:
             return report
         if any(problem.startswith(PAGES) for problem in problems):
             raise CorruptionError(f"{problems[0]}; restore the store from a backup")
+    if all(problem.startswith(segments.TROUBLE) for problem in problems):
+        # L2 is derived: L3 need not be touched.
+        for name in segments.namespaces(store):
+            store.sealer.withdraw(name)
+            store.sealer.build(name)
+        return replace(_look(store), repaired=problems)
     repaired = relocate.rebuild(store)
     return replace(_look(store), repaired=(*problems, *repaired))
 
@@ -217,7 +230,7 @@ def _look(store: Store) -> CheckReport:
     with store.cold.read() as snapshot:
         audit = _Audit(store, snapshot)
         audit.run()
-    problems = [*(f"{PAGES}{page}" for page in pages), *audit.problems, *store.degraded.values()]
+    problems = [*(f"{PAGES}{page}" for page in pages), *audit.problems, *store.troubles]
     if len(problems) > MOST:
         problems = [*problems[:MOST], f"and {len(problems) - MOST} more"]
     return CheckReport(

@@ -14,7 +14,7 @@ from tiermem.codec.operation import Operation, unpack_operations
 from tiermem.engine.transaction import Transaction
 from tiermem.engine.upkeep import Upkeep
 from tiermem.errors import CorruptionError, IncompatibleFormatError, StorageError, TiermemError
-from tiermem.tiers.cold import Writer
+from tiermem.tiers.cold import Writer, sealed
 from tiermem.tiers.cold.snapshot import marked
 from tiermem.tiers.journal import Journal
 
@@ -320,6 +320,7 @@ class Committer:
         self.committed += len(writer.changes)
         self.superseded += writer.superseded
         store.control.publish_time(store.clock.now())
+        self.upkeep.ripen(sealed.ripe(writer, store.config.vector.seal_rows))
         if writer.changes:
             store.control.publish(sequence, store.generation)
         if not followed:

@@ -15,7 +15,7 @@ from tiermem.engine.writes import Writes
 from tiermem.errors import InvalidArgument
 from tiermem.protocols import Clock, Embedder
 from tiermem.tiers.cold import Writer
-from tiermem.types import CheckReport, Stats
+from tiermem.types import CheckReport, Progress, Stats
 
 MAX_DIMENSION: Final = 2**20
 
@@ -60,6 +60,8 @@ class Memory(Reads, Writes):
 
         store.committer.commit(everything=True, work=work)
         store.committer.upkeep.run()
+        if (store.root / "segments").is_dir():
+            store.sealer.sweep()
         return dropped
 
     def flush(self) -> None:
@@ -75,8 +77,23 @@ class Memory(Reads, Writes):
         """
         return audit.check(self._current(), repair=repair)
 
+    def build_index(self, namespace: str, progress: Progress | None = None) -> None:
+        """Gather the vectors of a namespace in one segment without tombstones, now, and wait for it.
+
+        It happens by itself in the background; this is for the end of a bulk load. progress: called with
+        (rows done, rows in all) while the graph is built. Searches and writes go on meanwhile.
+        """
+        store = self._writable()
+        store.space(namespace)
+        if progress is not None and not callable(progress):
+            raise InvalidArgument(f"progress is called with two ints, not {type(progress).__name__}")
+        store.sealer.build(namespace, progress)
+
     def compact(self) -> int:
-        """Remove what has expired, rewrite L3 without free pages; the bytes returned to the file system."""
+        """Remove what has expired, rewrite L3 without free pages and segments without tombstones.
+
+        Returns the bytes returned to the file system.
+        """
         return relocate.compact(self._writable())
 
     def backup(self, target: str | os.PathLike[str]) -> Path:

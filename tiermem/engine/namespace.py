@@ -16,6 +16,7 @@ from tiermem.types import (
     Item,
     Metadata,
     Moment,
+    Progress,
     Record,
     Unset,
     Vector,
@@ -234,10 +235,11 @@ class Namespace(MutableMapping[str, Any]):
         until: Moment | None = None,
         min_score: float | None = None,
         exact: bool = False,
+        effort: int | None = None,
     ) -> list[Hit]:
         """As `Memory.search_similar`."""
         return self._memory.search_similar(
-            self.name, query, k, where=where, since=since, until=until, min_score=min_score, exact=exact
+            self.name, query, k, where=where, since=since, until=until, min_score=min_score, exact=exact, effort=effort
         )
 
     def search_many(
@@ -250,11 +252,24 @@ class Namespace(MutableMapping[str, Any]):
         until: Moment | None = None,
         min_score: float | None = None,
         exact: bool = False,
+        effort: int | None = None,
     ) -> list[list[Hit]]:
         """As `Memory.search_many`."""
         return self._memory.search_many(
-            self.name, queries, k, where=where, since=since, until=until, min_score=min_score, exact=exact
+            self.name,
+            queries,
+            k,
+            where=where,
+            since=since,
+            until=until,
+            min_score=min_score,
+            exact=exact,
+            effort=effort,
         )
+
+    def build_index(self, progress: Progress | None = None) -> None:
+        """As `Memory.build_index`."""
+        self._memory.build_index(self.name, progress)
 
     def changes(self, after: int | None = None, wait: float | None = None) -> Iterator[Change]:
         """As `Memory.changes`, of this namespace."""

@@ -300,6 +300,7 @@ def verify_pages(folder: Path) -> None:
 
 def _close(store: Store) -> None:
     failure: TiermemError | None = None
+    store.stop_sealing()
     if not store.read_only:
         try:
             store.committer.drain()

@@ -124,6 +124,7 @@ class Reads(Handle):
         until: Moment | None = None,
         min_score: float | None = None,
         exact: bool = False,
+        effort: int | None = None,
     ) -> list[Hit]:
         """The min(k, matches) records most similar to `query`, best first.
 
@@ -131,6 +132,7 @@ class Reads(Handle):
         query: a vector of shape (dimension,), or a text if the store was opened with an embedder.
         where, since, until: only records whose metadata match and whose event time is in [since, until).
         min_score: leave out hits that score less. exact: look at every row, whatever the index.
+        effort: rows a graph considers; more find more of what is nearest, slower (96, more under a filter).
 
         Scores are cosine similarity, inner product or minus the Euclidean distance, computed from the
         stored float32 values; higher is more similar.
@@ -138,7 +140,7 @@ class Reads(Handle):
         Raises:
             DimensionMismatch, InvalidVector, FilterError, EmbedderMismatch, InvalidArgument.
         """
-        return self._search(self._current(), namespace, [query], k, where, since, until, min_score)[0]
+        return self._search(self._current(), namespace, [query], k, where, since, until, min_score, exact, effort)[0]
 
     def search_many(
         self,
@@ -151,13 +153,14 @@ class Reads(Handle):
         until: Moment | None = None,
         min_score: float | None = None,
         exact: bool = False,
+        effort: int | None = None,
     ) -> list[list[Hit]]:
         """`search_similar` for each row of `queries` of shape (n, dimension), or each text of a list."""
         rows = drafts.each("queries", queries)
         for row in rows:
             if isinstance(row, (bool, int, float)):
                 raise InvalidVector("queries is a row each, shape (n, dimension); search_similar takes one vector")
-        return self._search(self._current(), namespace, rows, k, where, since, until, min_score)
+        return self._search(self._current(), namespace, rows, k, where, since, until, min_score, exact, effort)
 
     def _search(
         self,
@@ -169,12 +172,15 @@ class Reads(Handle):
         since: Moment | None,
         until: Moment | None,
         min_score: float | None,
+        exact: bool,
+        effort: int | None,
     ) -> list[list[Hit]]:
         drafts.positive("k", k)
+        if effort is not None:
+            drafts.positive("effort", effort)
         floor = -NEVER if min_score is None else drafts.finite("min_score", min_score)
         earliest, latest = drafts.span(since, until)
         chosen = compile_filter(where)
-        allows = reading.matcher(None if chosen is None else chosen.matches)
         names = search.expand_names(store, namespace)
         texts = [query for query in queries if isinstance(query, str)]
         if texts:
@@ -189,8 +195,16 @@ class Reads(Handle):
         return [
             [
                 self._hit(name, found)
-                for name, found in search.search(
-                    store, names, query, k, since=earliest, until=latest, allows=allows, min_score=floor
+                for name, found in store.indexing.search(
+                    names,
+                    query,
+                    k,
+                    since=earliest,
+                    until=latest,
+                    where=chosen,
+                    min_score=floor,
+                    effort=effort,
+                    exact=bool(exact),
                 )
             ]
             for query in queries

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from tiermem.codec.frame import Frame
 from tiermem.codec.serialize import decode
-from tiermem.engine import generations, opening
+from tiermem.engine import generations, opening, segments
 from tiermem.errors import InvalidArgument, StorageError
 from tiermem.tiers.cold import ColdEnv
 from tiermem.tiers.cold.layout import pack_row
@@ -26,10 +26,13 @@ def compact(store: Store) -> int:
     """Rewrite L3 without its free pages and return the space; the bytes gained."""
     store.committer.flush()
     store.committer.upkeep.run()
-    before = (store.cold.path / "data.mdb").stat().st_size
+    folder = store.root / "segments"
+    before = (store.cold.path / "data.mdb").stat().st_size + segments.file_bytes(folder)
+    if folder.is_dir():
+        segments.tidy(store)
     # The copy is of the last commit: what its transaction would have drained is drained again there.
     _move(store, lambda _, generation: store.cold.copy(store.root / f"gen-{generation}"))
-    return before - (store.cold.path / "data.mdb").stat().st_size
+    return before - (store.cold.path / "data.mdb").stat().st_size - segments.file_bytes(folder)
 
 
 def rebuild(store: Store) -> list[str]:
@@ -107,9 +110,12 @@ def backup(store: Store, target: str | os.PathLike[str]) -> Path:
         (root / opening.UNFINISHED).touch()
         folder = root / "gen-1"
         folder.mkdir()
-        store.cold.copy(folder)
-        for name in ("journals", "clients"):
-            (root / name).mkdir()
+        with segments.held(store) as files:
+            store.cold.copy(folder)
+            files.take(store.root / "segments")
+            for name in ("journals", "clients", "segments"):
+                (root / name).mkdir()
+            files.write(root / "segments")
     except OSError as exc:
         raise StorageError(f"backup to {root} failed: {exc}") from exc
     copy = ColdEnv(root, 1, store.config.cold)
@@ -123,6 +129,7 @@ def backup(store: Store, target: str | os.PathLike[str]) -> Path:
             txn.put(b"identity", pack_row(b"identity", identity), db=copy.dbs.meta)
             for mark in marks:
                 txn.delete(mark, db=copy.dbs.marks)
+        segments.verify_copies(store, copy, root / "segments")
     finally:
         copy.close()
     generations.publish(root, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from tiermem.types import ColdStats, HotStats, LogStats, Stats, VectorStats, WriteStats
@@ -31,6 +32,7 @@ def stats(store: Store) -> Stats:
         state = snapshot.state()
         infos = dict(snapshot.infos())
         cursors = {name: state.next_sequence - 1 - info.position for name, info in snapshot.cursors()}
+        numbers = Counter(bytes(key[:4]) for key, _ in snapshot.rows(snapshot.dbs.segments))
         dictionaries = sum(1 for _ in snapshot.rows(snapshot.dbs.dictionaries))
     used, file_bytes, oldest = store.cold.sizes()
     vectors: dict[str, VectorStats] = {}
@@ -40,6 +42,7 @@ def stats(store: Store) -> Stats:
         space = store.spaces.get(name)
         index = None if space is None else space.index
         rows = 0 if index is None else len(index)
+        segments = numbers.get(info.prefix, 0)
         vectors[name] = VectorStats(
             dimension=info.dimension,
             metric=info.metric,
@@ -49,9 +52,9 @@ def stats(store: Store) -> Stats:
             rows=rows,
             tombstones=0 if index is None else index.tombstones,
             bytes=0 if index is None else index.nbytes,
-            segments=0,
-            tail=rows,
-            vector_backlog=info.vectors,
+            segments=segments,
+            tail=0 if index is None else len(index.tail),
+            vector_backlog=info.unsealed,
         )
     return Stats(
         path=str(store.root),
@@ -81,5 +84,5 @@ def stats(store: Store) -> Stats:
             committer="none" if store.read_only else committer.home,
         ),
         log=LogStats(first=state.first_sequence, last=state.next_sequence - 1, cursors=cursors),
-        degraded=tuple(store.degraded.values()),
+        degraded=tuple(store.troubles),
     )

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tiermem.codec.frame import HAS_VECTOR
-from tiermem.engine import reading
 from tiermem.engine.space import Space
 from tiermem.errors import DimensionMismatch, EmbedderMismatch, InvalidArgument, InvalidNamespace, InvalidVector
-from tiermem.protocols import Found, Row, VectorIndex
 from tiermem.types import check_namespace
 
 if TYPE_CHECKING:
@@ -19,7 +16,6 @@ if TYPE_CHECKING:
     from tiermem.engine.store import Draft, Store
     from tiermem.tiers.cold import Writer
 
-LOAD_ROWS = 8192
 """Rows handed to an index at a time while it is loaded."""
 
 
@@ -31,7 +27,7 @@ def as_vector(vector: Any, metric: str) -> NDArray[np.float32]:
     """
     import numpy as np
 
-    from tiermem.tiers.vector.exact import as_float32
+    from tiermem.tiers.vector.scores import as_float32
 
     try:
         array = as_float32(vector)
@@ -78,7 +74,7 @@ def matrix_bytes(store: Store, space: Space, vectors: Any) -> list[bytes]:
     """The bytes of each row of an (n, dimension) array, checked as a whole."""
     import numpy as np
 
-    from tiermem.tiers.vector.exact import as_float32
+    from tiermem.tiers.vector.scores import as_float32
 
     try:
         matrix = as_float32(vectors)
@@ -168,7 +164,7 @@ def embed(store: Store, texts: Sequence[str]) -> NDArray[np.float32]:
     for text in texts:
         if not isinstance(text, str):
             raise InvalidArgument(f"a text is a str, not {type(text).__name__}")
-    from tiermem.tiers.vector.exact import as_float32
+    from tiermem.tiers.vector.scores import as_float32
 
     try:
         vectors = as_float32(store.embedder.embed(texts))
@@ -180,108 +176,6 @@ def embed(store: Store, texts: Sequence[str]) -> NDArray[np.float32]:
             f"not {(len(texts), store.embedder.dimension)}"
         )
     return vectors
-
-
-def index_of(store: Store, space: Space) -> VectorIndex | None:
-    """The index of a namespace, loaded if need be and in step with every write; None if it has no vectors."""
-    if not describe(store, space):
-        return None
-    with space.index_lock:
-        with store.lock:
-            index, touched = space.index, space.touched
-            if touched:
-                space.touched = set()
-        if index is None:
-            return _load(store, space)
-        if touched:
-            _sync(store, space, index, list(touched))
-    return index
-
-
-def _load(store: Store, space: Space) -> VectorIndex | None:
-    from tiermem.tiers.vector.exact import ExactIndex
-
-    index: VectorIndex = ExactIndex(space.dimension, space.metric)
-    width = space.dimension * 4
-    # From here on every write of this process marks its key; what is pending now is marked by hand.
-    with store.lock:
-        space.touched = set(space.pending)
-        space.index = index
-    try:
-        with store.cold.read() as snapshot:
-            prefix = space.prefix or store.loader.resolve(space, snapshot)
-            rows: list[Row] = []
-            for stored_key, frame, vector in reading.committed_vectors(snapshot, prefix) if prefix else ():
-                if len(vector) == width:
-                    key = stored_key[len(prefix) :].decode()
-                    rows.append(Row(key, vector, frame.version, frame.at, frame.expires, frame.metadata))
-                if len(rows) == LOAD_ROWS:
-                    index.upsert(rows)
-                    rows = []
-            if rows:
-                index.upsert(rows)
-    except BaseException:
-        # An index that was loaded half-way must never be searched.
-        space.index = None
-        raise
-    with store.lock:
-        touched, space.touched = space.touched, set()
-    _sync(store, space, index, list(touched))
-    return index
-
-
-def _sync(store: Store, space: Space, index: VectorIndex, keys: Sequence[str]) -> None:
-    """Bring the rows of `keys` up to date. The caller holds the space's index lock."""
-    width = space.dimension * 4
-    try:
-        stored = reading.fetch_many(store, space, keys)
-    except BaseException:
-        space.index = None
-        raise
-    rows = [
-        Row(item.key, item.vector, item.version, item.at, item.expires, item.metadata)
-        for item in stored.values()
-        if item.flags & HAS_VECTOR and len(item.vector) == width
-    ]
-    kept = {row.key for row in rows}
-    index.remove([key for key in keys if key not in kept])
-    index.upsert([row for row in rows if row.version != index.version(row.key)])
-
-
-def search(
-    store: Store,
-    names: Sequence[str],
-    query: Any,
-    k: int,
-    *,
-    since: float,
-    until: float,
-    allows: Callable[[bytes], bool] | None,
-    min_score: float,
-) -> list[tuple[str, Found]]:
-    """(namespace, result) of the min(k, matches) best rows over all namespaces, best first."""
-    results: list[tuple[str, Found]] = []
-    metrics: dict[str, str] = {}
-    now = store.clock.now()
-    for name in names:
-        space = store.space(name)
-        if not describe(store, space):
-            # Nothing is stored there to compare with, but a malformed query is an error all the same.
-            as_vector(query, store.config.vector.metric)
-            continue
-        metrics[space.metric] = name
-        array = as_vector(query, space.metric)
-        if array.size != space.dimension:
-            raise DimensionMismatch(f"{name!r} has dimension {space.dimension}, the query {array.size}")
-        index = index_of(store, space)
-        if index is not None:
-            found = index.search(array, k, now=now, since=since, until=until, allows=allows, min_score=min_score)
-            results.extend((name, hit) for hit in found)
-    if len(metrics) > 1:
-        raise InvalidArgument(f"scores of different metrics cannot be merged: {sorted(metrics)}")
-    if len(names) > 1:
-        results.sort(key=lambda pair: (-pair[1].score, pair[0], pair[1].key))
-    return results[:k]
 
 
 def expand_names(store: Store, names: str | Sequence[str]) -> list[str]:

@@ -11,12 +11,12 @@ from tiermem.codec.frame import STREAM
 from tiermem.codec.operation import PUT, Operation
 from tiermem.codec.serialize import decoder
 from tiermem.errors import EncodingError
-from tiermem.protocols import VectorIndex
 from tiermem.tiers.hot import Table
 from tiermem.types import check_namespace
 
 if TYPE_CHECKING:
     from tiermem.engine.store import Store
+    from tiermem.tiers.vector.index import VectorTier
 
 Decode = Callable[[bytes | memoryview], Any]
 
@@ -26,7 +26,8 @@ class Space:
 
     `prefix`, `dimension`, `metric` and `model` are copies of what L3 says, empty while unknown.
     `made`: something was put there since. `touched` holds keys whose rows in `index` may be out of
-    date; whoever loads or updates the index holds `index_lock`.
+    date; whoever loads or updates the index holds `index_lock`. `replay` gathers what is brought up to
+    date while another index is made ready to take its place.
     """
 
     __slots__ = (
@@ -42,6 +43,7 @@ class Space:
         "pending",
         "prefix",
         "raw",
+        "replay",
         "tables",
         "touched",
     )
@@ -63,8 +65,9 @@ class Space:
         self.model = ""
         self.made = any(op.kind == PUT for op in self.pending.values())
         self.keyed = any(not op.flags & STREAM for op in self.pending.values())
-        self.index: VectorIndex | None = None
+        self.index: VectorTier | None = None
         self.touched: set[str] = set()
+        self.replay: set[str] | None = None
 
     def decode_of(self, table: Table) -> Decode:
         """What turns encoded bytes into the values of `table`."""

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import time_ns
+from typing import TYPE_CHECKING
 from weakref import WeakMethod
 
 from tiermem.clock import SystemClock
@@ -19,6 +20,7 @@ from tiermem.codec.operation import DELETE, PUT, Operation, pack_operation
 from tiermem.config import Config
 from tiermem.engine.commit import Committer
 from tiermem.engine.follower import Follower
+from tiermem.engine.indexing import Indexing
 from tiermem.engine.loader import Loader
 from tiermem.engine.space import Decode, Space, Spaces, Tables
 from tiermem.errors import ClosedError, EncodingError, ReadOnlyError
@@ -30,6 +32,9 @@ from tiermem.tiers.control import Control
 from tiermem.tiers.hot import HotTier, Table, cost_of
 from tiermem.tiers.journal import Journal
 from tiermem.types import check_namespace
+
+if TYPE_CHECKING:
+    from tiermem.engine.sealing import Sealer
 
 Draft = tuple[Space, Operation]
 Decision = Callable[[Writer], Sequence[Draft]]
@@ -65,6 +70,8 @@ class Store:
         self.committer = Committer(self)
         self.follower = Follower(self)
         self.loader = Loader(self)
+        self.indexing = Indexing(self)
+        self._sealer: Sealer | None = None
         self.journal: Journal | None = None
         self.degraded: dict[str, str] = {}
         self.cold_hits = 0
@@ -81,6 +88,28 @@ class Store:
             # Unhashable: the check says what it should have been.
             check_namespace(name)
             raise
+
+    @property
+    def sealer(self) -> Sealer:
+        """What builds and opens segments; it and numpy are loaded where vectors are met."""
+        if self._sealer is None:
+            from tiermem.engine.sealing import Sealer
+
+            with self.lock:
+                if self._sealer is None:
+                    self._sealer = Sealer(self)
+        return self._sealer
+
+    @property
+    def troubles(self) -> list[str]:
+        """What does not work as it should at this moment, in words."""
+        lanes = [] if self._sealer is None else self._sealer.lanes
+        return [*self.degraded.values(), *(trouble for lane in lanes for trouble in lane.failed.values())]
+
+    def stop_sealing(self) -> None:
+        """End what builds segments, if anything does."""
+        if self._sealer is not None:
+            self._sealer.stop()
 
     # Versions
 
@@ -203,6 +232,8 @@ class Store:
             self.journal.close()
             self.journal = None
         self.committer = Committer(self)
+        self.indexing = Indexing(self)
+        self._sealer = None
         self.hot.clear()
         for space in self.spaces.values():
             space.pending = {}

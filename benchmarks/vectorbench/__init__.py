@@ -1,0 +1,1 @@
+"""The parts of `benchmarks/vectors.py`: data, measuring, subjects, and the page."""

@@ -1,0 +1,75 @@
+"""Lanes: background work, one namespace after the other, in a thread of its own."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+from tiermem.errors import LockTimeout
+
+FIRST_REST: Final = 0.5
+LONGEST_REST: Final = 300.0
+"""Seconds until what failed is tried again: doubled each time, from the first to the longest."""
+
+
+class Lane:
+    """A thread that does one kind of work, namespace by namespace; started when first woken."""
+
+    def __init__(self, name: str, work: Callable[[str], None]) -> None:
+        self._name = name
+        self._work = work
+        self._wanted: dict[str, None] = {}
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._stopped = False
+        self._rest: dict[str, tuple[float, float]] = {}
+        self.failed: dict[str, str] = {}
+
+    def wake(self, name: str) -> None:
+        """There may be work in a namespace; what has just failed there is left alone for a while."""
+        with self._changed:
+            if self._stopped or time.monotonic() < self._rest.get(name, (0.0, 0.0))[0]:
+                return
+            self._wanted[name] = None
+            self._changed.notify()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._wanted and not self._stopped:
+                    self._changed.wait()
+                if self._stopped:
+                    return
+                name = next(iter(self._wanted))
+                del self._wanted[name]
+            try:
+                self._work(name)
+                self.forgive(name)
+            except LockTimeout:
+                # Another process is at it; what is left is looked at again when it is next noticed.
+                continue
+            except Exception as exc:  # noqa: BLE001 - an engine may be anybody's, and a thread that ends tells nobody
+                # Nothing is lost: what is not sealed is searched exactly, and is tried again.
+                told = f"segments of {name!r} could not be built: {str(exc) or type(exc).__name__}"
+                self.failed = {**self.failed, name: told}
+                pause = min(LONGEST_REST, 2 * self._rest.get(name, (0.0, FIRST_REST / 2))[1])
+                self._rest[name] = time.monotonic() + pause, pause
+
+    def forgive(self, name: str) -> None:
+        """What failed in a namespace has been done."""
+        self.failed = {other: told for other, told in self.failed.items() if other != name}
+        self._rest.pop(name, None)
+
+    def stop(self) -> None:
+        """End the thread."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify()
+            thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()

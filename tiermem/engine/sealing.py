@@ -1,0 +1,230 @@
+"""Sealing: unsealed vectors become segments, segments are merged, and what is dead is left behind.
+
+A new segment is built from one snapshot and published in one transaction, which also says what of it
+and of the others is dead by then. Until a later transaction has taken its keys from the unsealed ones
+they are in both: then the tail counts. So a crash at any point loses nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from tiermem.engine import segments
+from tiermem.engine.builder import Job
+from tiermem.engine.lanes import Lane
+from tiermem.engine.publishing import publish
+from tiermem.engine.workshop import Workshop
+from tiermem.errors import CorruptionError, LockTimeout
+from tiermem.policy.merging import due
+from tiermem.tiers.cold import sealed
+from tiermem.tiers.control import exclusive
+from tiermem.tiers.vector.choice import EngineOptions, engine_of
+from tiermem.tiers.vector.shelf import Shelf
+from tiermem.types import Progress
+
+if TYPE_CHECKING:
+    from tiermem.engine.store import Store
+    from tiermem.protocols import VectorEngine
+
+PATIENCE: Final = 3_600.0
+"""Seconds to wait for another process that is building, where the caller wants the result."""
+MEND: Final = 60.0
+"""Seconds until a graph is built again that could not be opened when it was new."""
+
+
+class Sealer:
+    """Builds and publishes segments, one of each kind at a time among all processes."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.shelf = Shelf(store.root / "segments", self.engine_of)
+        self.sealing = Lane("tiermem-sealer", self._tend)
+        self.merging = Lane("tiermem-merger", self._merge)
+        self.adopting = Lane("tiermem-adopter", lambda name: store.indexing.adopt(store.spaces[name]))
+        self._workshop = Workshop(store)
+        self._locks = {"seal": threading.Lock(), "merge": threading.Lock()}
+        self._closing = False
+        self._tidy = False
+        self._mended: dict[str, float] = {}
+
+    @property
+    def lanes(self) -> tuple[Lane, ...]:
+        """The threads' work: sealing, merging, taking up what others published."""
+        return self.sealing, self.merging, self.adopting
+
+    def wake(self, name: str) -> None:
+        """Look in the background at whether a namespace wants sealing or merging."""
+        if not (self._closing or self.store.read_only):
+            self.sealing.wake(name)
+
+    def mend(self, name: str) -> None:
+        """Build in the background what cannot be used of a namespace's segments."""
+        if not (self._closing or self.store.read_only):
+            self.merging.wake(name)
+
+    def stop(self) -> None:
+        """End what is being built, and the threads; what was not published never was."""
+        self._closing = True
+        self._workshop.stop()
+        for lane in self.lanes:
+            lane.stop()
+
+    def engine_of(self, name: str) -> VectorEngine:
+        """The engine that opens the graphs kept under a name."""
+        own = self.store.config.vector.engine
+        return own if not isinstance(own, str) and own.name == name else engine_of(name)
+
+    # In the background
+
+    def _tend(self, name: str) -> None:
+        store = self.store
+        if not self._tidy:
+            # Whoever was killed while building has left files behind.
+            self.sweep()
+        with store.cold.read() as snapshot:
+            info = snapshot.info(name)
+        if info is None or info.dropped:
+            return
+        if info.unsealed >= store.config.vector.seal_rows:
+            with self._exclusively("seal", 0.0):
+                self._make_or_condemn(name, [], unsealed=True)
+        self.merging.wake(name)
+
+    def _merge(self, name: str) -> None:
+        with self._exclusively("merge", 0.0):
+            while not self._closing:
+                with self.store.cold.read() as snapshot:
+                    info = snapshot.info(name)
+                    if info is None or info.dropped:
+                        return
+                    published = snapshot.segments(info.prefix)
+                if any(number in published for number in list(self.shelf.condemned)):
+                    self.withdraw(name)
+                    self.store.indexing.adopt(self.store.space(name))
+                    self.sealing.wake(name)
+                    return
+                graphless = [number for number in list(self.shelf.problems) if number in published]
+                if time.monotonic() < self._mended.get(name, 0.0):
+                    graphless = []
+                sizes = {number: (known.rows, known.dead_rows) for number, known in published.items()}
+                chosen = graphless or due(sizes)
+                if not chosen:
+                    return
+                number = self._make_or_condemn(name, chosen, unsealed=False)
+                if graphless and number in self.shelf.problems:
+                    # Built anew, and no better: not again and again.
+                    self._mended[name] = time.monotonic() + MEND
+
+    # On demand
+
+    def build(self, name: str, progress: Progress | None = None) -> None:
+        """Seal everything that is unsealed, and merge all segments into one without tombstones; waits."""
+        store = self.store
+        store.committer.flush()
+        with self._exclusively("merge", PATIENCE), self._exclusively("seal", PATIENCE):
+            with store.cold.read() as snapshot:
+                info = snapshot.info(name)
+                published = {} if info is None or info.dropped else snapshot.segments(info.prefix)
+            if info is None or info.dropped:
+                return
+            for number, known in published.items():
+                try:
+                    self.shelf.segment(number, known.seal, graph=known.graph)
+                except CorruptionError as exc:
+                    self.shelf.condemned[number] = str(exc)
+            clean = len(published) <= 1 and not any(known.dead_rows for known in published.values())
+            sound = not any(number in published for number in (*self.shelf.problems, *self.shelf.condemned))
+            if any(number in published for number in self.shelf.condemned):
+                self.withdraw(name)
+                published = {}
+            if info.unsealed or not (clean and sound):
+                threads = os.cpu_count() or 1
+                try:
+                    self._make_or_condemn(name, list(published), unsealed=True, threads=threads, progress=progress)
+                except CorruptionError:
+                    if not any(number in published for number in self.shelf.condemned):
+                        raise
+                    self.withdraw(name)
+                    self._make(name, [], unsealed=True, threads=threads, progress=progress)
+        for lane in self.lanes:
+            lane.forgive(name)
+        if not self._tidy:
+            self.sweep()
+
+    def withdraw(self, name: str) -> None:
+        """Take back every segment of a namespace; all its vectors are unsealed again."""
+        self._tidy = False
+        self.store.committer.commit(work=lambda writer: sealed.withdraw(writer, name))
+
+    def sweep(self) -> int:
+        """Delete files that belong to no published segment, unless somebody is building; the bytes gained."""
+        try:
+            with self._exclusively("merge", 0.0), self._exclusively("seal", 0.0):
+                with self.store.cold.read() as snapshot:
+                    numbers = snapshot.segment_numbers()
+                self._tidy = True
+                return self.shelf.sweep(numbers)
+        except LockTimeout:
+            return 0
+
+    # Building and publishing
+
+    @contextmanager
+    def _exclusively(self, kind: str, timeout: float) -> Iterator[None]:
+        lock = self._locks[kind]
+        if not (lock.acquire(timeout=timeout) if timeout else lock.acquire(blocking=False)):
+            raise LockTimeout(f"another thread is busy with segments ({kind})")
+        try:
+            self.shelf.folder.mkdir(exist_ok=True)
+            with exclusive(self.shelf.folder / f"{kind}.lock", timeout):
+                yield
+        finally:
+            lock.release()
+
+    def _make(
+        self, name: str, inputs: list[int], *, unsealed: bool, threads: int = 1, progress: Progress | None = None
+    ) -> int:
+        store = self.store
+        vector = store.config.vector
+        engine = vector.engine if isinstance(vector.engine, str) else ""
+        with store.cold.read() as snapshot:
+            info = snapshot.info(name)
+            before = {} if info is None else snapshot.segments(info.prefix)
+        job = Job(
+            os.fsencode(store.root),
+            store.generation,
+            name,
+            int.from_bytes(os.urandom(8)) >> 1,
+            inputs,
+            unsealed,
+            threads,
+            EngineOptions(engine, vector.index, vector.m, vector.ef_construction),
+        )
+        # Whatever ends this early may leave files behind.
+        self._tidy = False
+        built = self._workshop.run(job, progress or (lambda done, total: None))
+        gone = inputs if publish(store, name, job, built, before) else [job.number]
+        for number in gone:
+            for path in (self.shelf.rows_path(number), self.shelf.graph_path(number)):
+                path.unlink(missing_ok=True)
+        return job.number
+
+    def _make_or_condemn(
+        self, name: str, inputs: list[int], *, unsealed: bool, threads: int = 1, progress: Progress | None = None
+    ) -> int:
+        """`_make`; where it ends at a damaged segment, that one is found and taken back in the background."""
+        try:
+            return self._make(name, inputs, unsealed=unsealed, threads=threads, progress=progress)
+        except CorruptionError:
+            with self.store.cold.read() as snapshot:
+                info = snapshot.info(name)
+                published = {} if info is None or info.dropped else snapshot.segments(info.prefix)
+            self.shelf.condemned.update(segments.damaged(self.shelf.folder, published))
+            if any(number in published for number in self.shelf.condemned):
+                self.mend(name)
+            raise

@@ -1,0 +1,107 @@
+"""The workshop: has segments built, in a child process where one may be started."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from tiermem.engine import builder
+from tiermem.engine.builder import Built, Job
+from tiermem.errors import CorruptionError, StorageError, StoreFullError
+from tiermem.types import Progress
+
+if TYPE_CHECKING:
+    from tiermem.engine.store import Store
+
+_message: Final = msgspec.json.Decoder(Built | tuple[int, int] | str)
+
+
+class Workshop:
+    """Runs builders, and ends them when the store is closed."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._children: set[subprocess.Popen[bytes]] = set()
+        self._closing = False
+
+    def stop(self) -> None:
+        """End what is being built."""
+        self._closing = True
+        for child in list(self._children):
+            child.terminate()
+
+    def run(self, job: Job, progress: Progress) -> Built:
+        """Have a segment built.
+
+        Raises:
+            CorruptionError: an input is damaged. StoreFullError, StorageError: it failed.
+        """
+        store = self.store
+        own = store.config.vector.engine
+        # Modules are found where they are found here, and never in the working directory by chance.
+        command = [sys.executable, "-P", "-m", "tiermem.engine.builder", str(os.getpid())]
+        known = {**os.environ, "PYTHONPATH": os.pathsep.join(os.path.abspath(place) for place in sys.path)}
+        child = None
+        if isinstance(own, str) and sys.executable:
+            try:
+                child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=known)  # noqa: S603 - this interpreter, a module of ours
+            except OSError:
+                # No process may be started here: the work is done in this one.
+                child = None
+        if child is None:
+            engine = job.options.make() if isinstance(own, str) else own
+            # One thread: after a parallel region in this process, a forked child could hang in one.
+            alone = msgspec.structs.replace(job, threads=1)
+            try:
+                return builder.build(store.cold, store.sealer.shelf, alone, engine, progress)
+            except OSError as exc:
+                told = f"building a segment of {job.namespace!r} failed: {exc}"
+                raise builder.kind_of(exc)(told) from exc
+        self._children.add(child)
+        try:
+            if self._closing:
+                raise StorageError("the store is being closed")
+            return _follow(child, job, progress)
+        finally:
+            self._children.discard(child)
+            child.kill()
+            for pipe in (child.stdin, child.stdout):
+                # Not read to its end: a process forked meanwhile may hold the other end open.
+                with suppress(OSError):
+                    if pipe is not None:
+                        pipe.close()
+            child.wait()
+
+
+def _follow(child: subprocess.Popen[bytes], job: Job, progress: Progress) -> Built:
+    """Hand the job to the child and report its progress until it is done."""
+    said = ""
+    if child.stdin is None or child.stdout is None:
+        raise StorageError("the builder has no pipes")
+    try:
+        child.stdin.write(msgspec.json.encode(job) + b"\n")
+        child.stdin.flush()
+    except OSError:
+        said = "it ended before it began"
+    for line in child.stdout:
+        try:
+            message = _message.decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            said = line.decode(errors="replace").strip()
+            continue
+        if isinstance(message, Built):
+            return message
+        if isinstance(message, str):
+            said = message
+        else:
+            progress(*message)
+    code = child.wait()
+    if said.startswith("CorruptionError"):
+        raise CorruptionError(said.partition(": ")[2])
+    kind = StoreFullError if said.startswith("StoreFullError") else StorageError
+    raise kind(f"building a segment of {job.namespace!r} failed ({code}): {said or 'the builder said nothing'}")
