@@ -160,7 +160,6 @@ class _Reading(Snapshot):
 
     def __init__(self, env: ColdEnv) -> None:
         self.env = env
-        self.dbs = env.dbs
 
     def __enter__(self) -> Snapshot:
         env = self.env
@@ -171,6 +170,8 @@ class _Reading(Snapshot):
                 raise ClosedError("the store was closed")
             time.sleep(_PAUSE)
             env.readers.add(self)
+        # Not before: after a fork the environment was opened anew, with other handles.
+        self.dbs = env.dbs
         try:
             self.txn = env.begin(buffers=True)
         except lmdb.Error as exc:
