@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from tiermem.codec.frame import DECIDED, HAS_VECTOR, NEVER, Frame, Head, peek, unpack_frame, unpack_vector
+from tiermem.codec.frame import DECIDED, HAS_VECTOR, NEVER, Frame, Head, peek, unpack_frame
 from tiermem.codec.operation import DELETE, PUT, Operation
 from tiermem.codec.serialize import decode_metadata
 from tiermem.engine.space import Decode, Space
@@ -292,13 +292,3 @@ def count(store: Store, space: Space) -> int:
                 continue
             total += (op.kind == PUT and op.expires > now) - (head is not None and head.expires > now)
     return total
-
-
-def committed_vectors(snapshot: Snapshot, prefix: bytes) -> Iterator[tuple[bytes, Frame, bytes]]:
-    """(key, frame, float32 bytes) of every committed record of a namespace that has a vector."""
-    for stored_key, row in snapshot.rows(snapshot.dbs.vectors, prefix):
-        version, vector = unpack_vector(stored_key, row)
-        frame = snapshot.record(stored_key)
-        if frame is None or frame.version != version:
-            raise CorruptionError(f"vector {stored_key!r} belongs to no record of its version")
-        yield stored_key, frame, vector

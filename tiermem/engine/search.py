@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
 
     from tiermem.engine.store import Draft, Store
     from tiermem.tiers.cold import Writer
-
-"""Rows handed to an index at a time while it is loaded."""
 
 
 def as_vector(vector: Any, metric: str) -> NDArray[np.float32]:
@@ -35,6 +34,11 @@ def as_vector(vector: Any, metric: str) -> NDArray[np.float32]:
         raise InvalidVector(f"not a vector of numbers: {exc}") from exc
     if array.ndim != 1 or not array.size:
         raise InvalidVector(f"a vector is 1-D and not empty; got shape {array.shape}")
+    with np.errstate(over="ignore"):
+        square = float(np.dot(array, array))
+    if 0.0 < square < math.inf:
+        # One pass tells that all is well; where it does not, what is wrong is looked for.
+        return array
     if not np.isfinite(array).all():
         raise InvalidVector("a vector must be finite: it holds NaN, an infinity, or a number beyond float32")
     if metric == "cosine" and not array.any():

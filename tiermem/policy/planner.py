@@ -25,13 +25,14 @@ def plan(rows: int, allowed: int, k: int, effort: int | None) -> Plan:
     """How to find the k best among `allowed` of a segment's `rows`.
 
     A walk meets few allowed rows where few are allowed, so it must be the broader; once it would have
-    to be broader than `WIDEST`, comparing every row costs less.
+    to be broader than `WIDEST`, comparing every row costs less. Candidates come in the order of 8-bit
+    codes: the k best are among the first 2k.
     """
-    count = max(4 * k, 32)
+    count = 2 * k + 8
     breadth = max(effort or EFFORT, count)
     if effort is None:
         breadth = max(breadth, round(breadth * (k / 10) ** 0.5))
     breadth = round(breadth * (rows / allowed) ** 0.6)
-    if allowed <= FEW * breadth or breadth > max(WIDEST, 4 * count):
+    if allowed <= FEW * breadth or breadth > max(WIDEST, 8 * count):
         return EXACTLY
     return Plan(breadth, count)
