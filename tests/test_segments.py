@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -572,3 +573,24 @@ def test_only_a_namespace_that_is_there_has_an_index_built(tmp_path: Path, store
             mem.build_index(NS, progress)  # type: ignore[arg-type]  # wrong on purpose
     assert [known.segments for known in mem.stats().vectors.values()] == [0, 0] or vectors_of(mem).segments == 0
     assert [hit.key for hit in mem.search_similar(NS, [1, 0])] == ["k"]
+
+
+def test_a_process_that_cannot_open_a_segment_now_says_so_and_takes_nothing_back(
+    store: Callable[..., Memory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mem = store()
+    matrix = fill(mem, rows=2_000)
+    mem.build_index(NS)
+    mem.close()
+    mem = store()
+
+    def lacking(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.ENOMEM, "no room for another map")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tiermem.tiers.vector.rowfile.mmap.mmap", lacking)
+        with pytest.raises(tiermem.StorageError, match="cannot be read"):
+            mem.search_similar(NS, matrix[0])
+    assert mem.search_similar(NS, matrix[0], k=1)[0].key == "k0"
+    assert (vectors_of(mem).segments, vectors_of(mem).tail) == (1, 0)
+    assert mem.stats().degraded == ()

@@ -15,7 +15,7 @@ from xxhash import xxh3_64
 
 from tiermem.errors import CorruptionError, IncompatibleFormatError, TiermemError
 from tiermem.protocols import VectorEngine, VectorIndex
-from tiermem.tiers.vector.rowfile import RowFile
+from tiermem.tiers.vector.rowfile import RowFile, unreadable
 
 MAGIC: Final = b"TMGRAPH\x01"
 FORMAT: Final = 1
@@ -48,6 +48,7 @@ def load_graph(path: Path, rows: RowFile, rows_seal: int, engine_of: Callable[[s
     Raises:
         CorruptionError: it is missing, torn, damaged, another one, or the engine cannot read it.
         IncompatibleFormatError: it is of a newer format.
+        StorageError: it cannot be opened or read by this process now.
         MissingExtra: its engine is not installed.
     """
     try:
@@ -78,7 +79,7 @@ def load_graph(path: Path, rows: RowFile, rows_seal: int, engine_of: Callable[[s
             if digest.intdigest() != checksum:
                 raise CorruptionError(f"segment file {path.name} fails its checksum")
     except OSError as exc:
-        raise CorruptionError(f"segment file {path.name} cannot be read: {exc}") from exc
+        raise unreadable(path, exc) from exc
     engine = engine_of(name.decode())
     try:
         return engine.load(path, rows.dimension, rows.rows, inner_product=rows.about.metric == "dot")

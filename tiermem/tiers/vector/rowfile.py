@@ -7,6 +7,7 @@ anything of it is used; vectors are verified block by block when first read.
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import struct
@@ -19,7 +20,7 @@ import msgspec
 import numpy as np
 from xxhash import xxh3_64_intdigest
 
-from tiermem.errors import CorruptionError, IncompatibleFormatError
+from tiermem.errors import CorruptionError, IncompatibleFormatError, StorageError, TiermemError
 from tiermem.tiers.vector.columns import Columns, encode_columns
 
 if TYPE_CHECKING:
@@ -57,6 +58,12 @@ class Place:
     versions: NDArray[np.uint64]
     at: NDArray[np.float64]
     expires: NDArray[np.float64]
+
+
+def unreadable(path: Path, exc: OSError) -> TiermemError:
+    """What it means that a segment's file cannot be opened: damage, or that this process lacks something now."""
+    gone = exc.errno in (errno.ENOENT, errno.EIO)
+    return (CorruptionError if gone else StorageError)(f"segment file {path.name} cannot be read: {exc}")
 
 
 def hash_keys(keys: Sequence[str]) -> NDArray[np.uint64]:
@@ -147,6 +154,7 @@ class RowFile:
         Raises:
             CorruptionError: it is missing, torn, damaged or another one.
             IncompatibleFormatError: it is of a newer format.
+            StorageError: it cannot be opened or mapped by this process now.
         """
         self.path = path
         self.number = number
@@ -158,7 +166,7 @@ class RowFile:
                     raise self._damage(f"is {size} bytes long")
                 self._map = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
         except OSError as exc:
-            raise self._damage(f"cannot be mapped: {exc}") from exc
+            raise unreadable(path, exc) from exc
         self._view = memoryview(self._map)
         raw = self._view[size - TRAILER_BYTES : size - _CHECKSUM.size]
         if xxh3_64_intdigest(raw) != seal or _CHECKSUM.unpack(self._view[size - _CHECKSUM.size :])[0] != seal:

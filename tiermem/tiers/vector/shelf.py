@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Final
 
-from tiermem.errors import CorruptionError, TiermemError
+from tiermem.errors import CorruptionError, StorageError, TiermemError
 from tiermem.protocols import VectorEngine
 from tiermem.tiers.vector.graphfile import load_graph
 from tiermem.tiers.vector.rowfile import RowFile
@@ -42,6 +42,7 @@ class Shelf:
 
         Raises:
             CorruptionError: its rows are missing, damaged or another's.
+            StorageError: this process cannot open it now.
         """
         if number in self.condemned:
             raise CorruptionError(self.condemned[number])
@@ -53,6 +54,8 @@ class Shelf:
         if graph:
             try:
                 opened = load_graph(self.graph_path(number), rows, seal, self._engine_of)
+            except StorageError:
+                raise
             except TiermemError as exc:
                 # Searched exactly meanwhile.
                 self.problems[number] = str(exc)
