@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import tiermem
 from tests.workers import Peer
 from tiermem import CheckReport, Config, Memory, SimulatedClock, Stats
+from tiermem.engine.latency import Histogram
 from tiermem.types import UNSET, check_namespace, encode_key
 
 START = 1_000_000.0
@@ -230,3 +234,36 @@ def test_keys_are_their_utf8_bytes() -> None:
 def test_a_missing_record_reads_as_a_sentence() -> None:
     assert str(tiermem.RecordNotFound("no record 'k'")) == "no record 'k'"
     assert str(tiermem.RecordNotFound()) == ""
+
+
+def test_latency_is_kept_where_it_is_asked_for(tmp_path: Path) -> None:
+    with tiermem.open(tmp_path / "plain") as mem:
+        mem.put("n", "k", 1)
+        assert mem.stats().latency == {}
+    with tiermem.open(tmp_path / "timed", config=tiermem.Config(histograms=True)) as mem:
+        for number in range(100):
+            mem.put("n", f"k{number}", number)
+            assert mem.get("n", f"k{number}") == number
+        mem.namespace("n").update("k1", value=5)
+        with pytest.raises(tiermem.InvalidKey):
+            mem.put("n", "", 1)
+        kept = mem.stats().latency
+        assert {verb: part.calls for verb, part in kept.items()} == {"put": 101, "get": 100, "update": 1}
+        for part in kept.values():
+            assert 0 < part.p50 <= part.p99 <= part.p999 <= part.p9999 <= part.longest
+        assert "put " in str(mem.stats())
+    with pytest.raises(tiermem.InvalidArgument, match="histograms"):
+        tiermem.Config(histograms=1)  # type: ignore[arg-type]  # wrong on purpose
+
+
+@given(st.lists(st.integers(0, 2**40), min_size=1, max_size=200))
+def test_a_percentile_is_at_most_an_eighth_too_high(durations: list[int]) -> None:
+    histogram = Histogram()
+    for duration in durations:
+        histogram.add(duration)
+    found = histogram.summary()
+    ranked = sorted(durations)
+    for part, answer in ((0.5, found.p50), (0.99, found.p99), (0.9999, found.p9999)):
+        exact = ranked[max(0, math.ceil(part * len(ranked)) - 1)]
+        assert exact - 1e-3 <= answer * 1e9 <= exact * 1.125 + 1e-3
+    assert (found.calls, found.longest) == (len(durations), max(durations) / 1e9)

@@ -9,6 +9,7 @@ from typing import Any, Final, Self
 
 from tiermem.config import METRICS, Config, Metric
 from tiermem.engine import audit, drafts, opening, relocate, report, search
+from tiermem.engine.latency import instrument
 from tiermem.engine.namespace import Namespace
 from tiermem.engine.reads import Reads
 from tiermem.engine.writes import Writes
@@ -150,4 +151,7 @@ def open(
         StorageError, LockTimeout, InvalidArgument.
     """
     store = opening.acquire(path, config, clock, embedder, read_only, verify, repair)
-    return Memory(store, read_only=read_only)
+    memory = Memory(store, read_only=read_only)
+    if store.config.histograms:
+        instrument(memory, store.latency)
+    return memory

@@ -47,7 +47,7 @@ class Reads(Handle):
             if namespace in self._tables:
                 return default
             self._store.tables.typed(namespace, None)
-            return self.get(namespace, key, default, copy)
+            return Reads.get(self, namespace, key, default, copy)
         except TypeError:
             # An unhashable name or key never reaches the checks of a miss.
             check_namespace(namespace)

@@ -85,4 +85,5 @@ def stats(store: Store) -> Stats:
         ),
         log=LogStats(first=state.first_sequence, last=state.next_sequence - 1, cursors=cursors),
         degraded=tuple(store.troubles),
+        latency={verb: kept.summary() for verb, kept in store.latency.items() if kept.longest},
     )

@@ -21,6 +21,7 @@ from tiermem.config import Config
 from tiermem.engine.commit import Committer
 from tiermem.engine.follower import Follower
 from tiermem.engine.indexing import Indexing
+from tiermem.engine.latency import Histogram
 from tiermem.engine.loader import Loader
 from tiermem.engine.space import Decode, Space, Spaces, Tables
 from tiermem.errors import ClosedError, EncodingError, ReadOnlyError
@@ -74,6 +75,7 @@ class Store:
         self._sealer: Sealer | None = None
         self.journal: Journal | None = None
         self.degraded: dict[str, str] = {}
+        self.latency: dict[str, Histogram] = {}
         self.cold_hits = 0
         self.cold_misses = 0
         self.seen_sequence = 1
