@@ -6,6 +6,7 @@ import faulthandler
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -847,6 +848,23 @@ def test_checking_while_another_process_writes_finds_nothing_wrong(root: Path, p
     a.begin("write_and_read", "n", "w", 2.0)
     assert b.check_for(2.0) == []
     a.end()
+
+
+def test_a_store_that_another_process_makes_meanwhile_is_no_foreign_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tiermem.open(tmp_path / "made") as mem:
+        mem.put("n", "k", 1)
+    listdir = os.listdir
+
+    def meanwhile(place: Path) -> list[str]:
+        monkeypatch.undo()
+        shutil.copytree(tmp_path / "made", place, dirs_exist_ok=True)
+        return listdir(place)
+
+    monkeypatch.setattr(os, "listdir", meanwhile)
+    with tiermem.open(tmp_path / "store") as mem:
+        assert mem.get("n", "k") == 1
 
 
 def test_several_processes_make_one_store(root: Path, tmp_path: Path, peer: MakePeer) -> None:

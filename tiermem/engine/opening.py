@@ -145,7 +145,8 @@ def _prepare(root: Path, read_only: bool) -> None:
             for name in os.listdir(root)
             if name not in ("open.lock", "CURRENT.new", "gen-1", "journals", "clients")
         ]
-        if foreign:
+        # Asked again: another process may have made the store since.
+        if foreign and not (root / "CURRENT").exists():
             raise IncompatibleFormatError(
                 f"{root} is not empty and holds no store (found {min(foreign)!r}); give a directory of its own"
             )
