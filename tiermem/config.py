@@ -141,8 +141,8 @@ class Config:
     """Everything `tiermem.open` can be told.
 
     time_domain: None keeps the store's; "real" or "simulated" converts it to the clock's.
-    histograms: keep a latency histogram of each verb, for `stats().latency`; costs a call about a
-        microsecond (False).
+    histograms: keep a latency histogram of each verb, for `stats().latency`; every call then reads the
+        clock twice (False).
     """
 
     hot: HotConfig = field(default_factory=HotConfig)
