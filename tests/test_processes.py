@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import faulthandler
 import multiprocessing
 import os
 import random
@@ -20,7 +19,7 @@ from typing import Any
 import pytest
 
 import tiermem
-from tests.workers import QUIET, Peer, config, eventually
+from tests.workers import QUIET, Peer, config, eventually, in_child, join
 from tiermem import SimulatedClock
 
 BRISK = config(sync_interval=0.005)
@@ -467,32 +466,6 @@ def threads_use_what_is_compacted(root: str) -> None:
         assert [mem.count("w0"), mem.count("w1")] == written
     with tiermem.open(root) as mem:
         assert [mem.count("w0"), mem.count("w1")] == written
-
-
-def in_child(body: Callable[[], None]) -> int:
-    """Run `body` in a forked child that exits without closing anything; its pid."""
-    pid = os.fork()
-    if pid == 0:
-        # A child that hangs says where, and ends.
-        faulthandler.register(signal.SIGALRM, chain=True)
-        signal.alarm(20)
-        status = 1
-        try:
-            body()
-            status = 0
-        finally:
-            if status:
-                sys.excepthook(*sys.exc_info())
-            sys.stderr.flush()
-            os._exit(status)
-    return pid
-
-
-def join(*pids: int) -> None:
-    """Wait for children, all of which must have gone well."""
-    for pid in pids:
-        _, status = os.waitpid(pid, 0)
-        assert os.waitstatus_to_exitcode(status) == 0
 
 
 def fork_with_an_open_store(root: str, committer: str) -> None:

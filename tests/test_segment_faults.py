@@ -6,7 +6,6 @@ What a search must find is worked out with numpy from vectors that follow from a
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import json
 import mmap
 import multiprocessing
@@ -28,7 +27,7 @@ import numpy as np
 import pytest
 
 import tiermem
-from tests.workers import Loop, eventually
+from tests.workers import Loop, eventually, in_child, join
 from tiermem.engine import builder, publishing, sealing, workshop
 from tiermem.engine.commit import Committer
 from tiermem.engine.indexing import Indexing
@@ -989,31 +988,6 @@ def test_a_key_deleted_while_it_is_sealed_stays_deleted_though_a_merge_comes_bet
 # ------------------------------------------------------------------------------------------------------------ forks
 
 
-def in_child(body: Callable[[], None]) -> int:
-    """Run `body` in a forked child that exits without closing anything; its pid."""
-    pid = os.fork()
-    if pid == 0:
-        # A child that hangs says where, and ends.
-        faulthandler.register(signal.SIGALRM, chain=True)
-        signal.alarm(30)
-        status = 1
-        try:
-            body()
-            status = 0
-        finally:
-            if status:
-                sys.excepthook(*sys.exc_info())
-            sys.stderr.flush()
-            os._exit(status)
-    return pid
-
-
-def join(*pids: int) -> None:
-    for pid in pids:
-        _, status = os.waitpid(pid, 0)
-        assert os.waitstatus_to_exitcode(status) == 0
-
-
 def use_in_child(mem: tiermem.Memory, model: Model, mark: int, *, close: bool = True) -> None:
     """Search through graphs and filters, write, and close."""
     for query in QUERIES[:2]:
@@ -1261,7 +1235,7 @@ def test_an_engine_that_raises(tmp_path: Path, where: str) -> None:
         time.sleep(0.5)
         assert engine.builds < 5, "built again and again"
         if where == "build":
-            with pytest.raises(RuntimeError, match="cannot build"):
+            with pytest.raises(tiermem.StorageError, match="cannot build"):
                 mem.build_index("n")
         assert_right(mem, "n", model)
         engine.where.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import faulthandler
 import os
 import pickle
 import random
@@ -548,3 +549,29 @@ if __name__ == "__main__":
         globals()[sys.argv[1]](*sys.argv[2:])
     else:
         serve()
+
+
+def in_child(body: Callable[[], None]) -> int:
+    """Run `body` in a forked child that exits without closing anything; its pid."""
+    pid = os.fork()
+    if pid == 0:
+        # A child that hangs says where, and ends.
+        faulthandler.register(signal.SIGALRM, chain=True)
+        signal.alarm(30)
+        status = 1
+        try:
+            body()
+            status = 0
+        finally:
+            if status:
+                sys.excepthook(*sys.exc_info())
+            sys.stderr.flush()
+            os._exit(status)
+    return pid
+
+
+def join(*pids: int) -> None:
+    """Wait for children, all of which must have gone well."""
+    for pid in pids:
+        _, status = os.waitpid(pid, 0)
+        assert os.waitstatus_to_exitcode(status) == 0

@@ -28,6 +28,12 @@ TiermemError
 
 from __future__ import annotations
 
+import errno
+from typing import Final
+
+FULL_ERRNOS: Final = frozenset((errno.ENOSPC, errno.EFBIG, errno.EDQUOT))
+"""What the operating system says where there is no room."""
+
 
 class TiermemError(Exception):
     """Base of every error tiermem raises."""
@@ -132,3 +138,8 @@ class LeaseLost(TiermemError):
 
 class MissingExtra(TiermemError, ImportError):
     """An optional dependency is absent; the message names the extra."""
+
+
+def file_error(exc: OSError) -> type[TiermemError]:
+    """What an error of the file system is to a user of the store."""
+    return StoreFullError if exc.errno in FULL_ERRNOS else StorageError

@@ -6,7 +6,6 @@ the store, writes new files, and publishes nothing.
 
 from __future__ import annotations
 
-import errno
 import os
 import select
 import sys
@@ -20,7 +19,7 @@ import numpy as np
 
 from tiermem.codec.frame import HAS_VECTOR
 from tiermem.config import ColdConfig
-from tiermem.errors import CorruptionError, StorageError, StoreFullError, TiermemError
+from tiermem.errors import CorruptionError, TiermemError, file_error
 from tiermem.protocols import VectorEngine
 from tiermem.tiers.cold import ColdEnv, Snapshot
 from tiermem.tiers.vector.choice import EngineOptions, engine_of
@@ -223,11 +222,6 @@ def _vectors(
         yield chunk
 
 
-def kind_of(exc: OSError) -> type[TiermemError]:
-    """What an error of the file system is to a user of the store."""
-    return StoreFullError if exc.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT) else StorageError
-
-
 def main() -> int:
     """Build what the line on standard input asks for; lines of progress and the result go to standard output."""
     parent, begun = int(sys.argv[1]), threading.Event()
@@ -258,7 +252,7 @@ def main() -> int:
         finally:
             env.close()
     except OSError as exc:
-        tell(f"{kind_of(exc).__name__}: {exc}")
+        tell(f"{file_error(exc).__name__}: {exc}")
         return 1
     except TiermemError as exc:
         tell(f"{type(exc).__name__}: {exc}")

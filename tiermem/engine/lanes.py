@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from tiermem.errors import LockTimeout
+from tiermem.errors import LockTimeout, TiermemError
 
 FIRST_REST: Final = 0.5
 LONGEST_REST: Final = 300.0
@@ -53,12 +53,21 @@ class Lane:
             except LockTimeout:
                 # Another process is at it; what is left is looked at again when it is next noticed.
                 continue
-            except Exception as exc:  # noqa: BLE001 - an engine may be anybody's, and a thread that ends tells nobody
+            except (TiermemError, OSError) as exc:
                 # Nothing is lost: what is not sealed is searched exactly, and is tried again.
-                told = f"segments of {name!r} could not be built: {str(exc) or type(exc).__name__}"
-                self.failed = {**self.failed, name: told}
-                pause = min(LONGEST_REST, 2 * self._rest.get(name, (0.0, FIRST_REST / 2))[1])
-                self._rest[name] = time.monotonic() + pause, pause
+                self._blame(name, exc)
+            except BaseException as exc:
+                # Not foreseen: it is shown and ends this thread, and the next one to wake the lane starts another.
+                self._blame(name, exc)
+                with self._changed:
+                    self._thread = None
+                raise
+
+    def _blame(self, name: str, exc: BaseException) -> None:
+        told = f"segments of {name!r} could not be built: {str(exc) or type(exc).__name__}"
+        self.failed = {**self.failed, name: told}
+        pause = min(LONGEST_REST, 2 * self._rest.get(name, (0.0, FIRST_REST / 2))[1])
+        self._rest[name] = time.monotonic() + pause, pause
 
     def forgive(self, name: str) -> None:
         """What failed in a namespace has been done."""

@@ -12,11 +12,12 @@ import msgspec
 
 from tiermem.engine import builder
 from tiermem.engine.builder import Built, Job
-from tiermem.errors import CorruptionError, StorageError, StoreFullError
+from tiermem.errors import CorruptionError, StorageError, StoreFullError, TiermemError, file_error
 from tiermem.types import Progress
 
 if TYPE_CHECKING:
     from tiermem.engine.store import Store
+    from tiermem.protocols import VectorEngine
 
 _message: Final = msgspec.json.Decoder(Built | tuple[int, int] | str)
 
@@ -57,11 +58,7 @@ class Workshop:
             engine = job.options.make() if isinstance(own, str) else own
             # One thread: after a parallel region in this process, a forked child could hang in one.
             alone = msgspec.structs.replace(job, threads=1)
-            try:
-                return builder.build(store.cold, store.sealer.shelf, alone, engine, progress)
-            except OSError as exc:
-                told = f"building a segment of {job.namespace!r} failed: {exc}"
-                raise builder.kind_of(exc)(told) from exc
+            return _here(store, alone, engine, progress)
         self._children.add(child)
         try:
             if self._closing:
@@ -76,6 +73,28 @@ class Workshop:
                     if pipe is not None:
                         pipe.close()
             child.wait()
+
+
+def _here(store: Store, job: Job, engine: VectorEngine, progress: Progress) -> Built:
+    """Build in this process. What an engine of anybody's raises is a StorageError; what `progress` raises is not."""
+    callers: list[BaseException] = []
+
+    def tell(done: int, total: int) -> None:
+        try:
+            progress(done, total)
+        except BaseException as exc:
+            callers.append(exc)
+            raise
+
+    try:
+        return builder.build(store.cold, store.sealer.shelf, job, engine, tell)
+    except TiermemError:
+        raise
+    except Exception as exc:
+        if exc in callers:
+            raise
+        kind = file_error(exc) if isinstance(exc, OSError) else StorageError
+        raise kind(f"building a segment of {job.namespace!r} failed: {exc}") from exc
 
 
 def _follow(child: subprocess.Popen[bytes], job: Job, progress: Progress) -> Built:

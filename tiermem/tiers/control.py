@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from tiermem.errors import CorruptionError, LockTimeout, StorageError, StoreFullError
+from tiermem.errors import CorruptionError, LockTimeout, StorageError, file_error
 
 SLOTS: Final = 512
 MAGIC: Final = b"TMCTRL\x00\x01"
@@ -133,8 +133,7 @@ class Control:
             os.posix_fallocate(fd, 0, _SIZE)
             os.pwrite(fd, MAGIC, 0)
         except OSError as exc:
-            full = exc.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
-            raise (StoreFullError if full else StorageError)(f"control page cannot be created: {exc}") from exc
+            raise file_error(exc)(f"control page cannot be created: {exc}") from exc
         finally:
             os.close(fd)
         os.rename(fresh, self.path)

@@ -17,14 +17,12 @@ from typing import Final, NamedTuple
 
 from xxhash import xxh3_64_intdigest
 
-from tiermem.errors import CorruptionError, IncompatibleFormatError, StorageError, StoreFullError
+from tiermem.errors import CorruptionError, IncompatibleFormatError, StorageError, file_error
 
 MAGIC: Final = b"TMJRNL\x00\x01"
 FORMAT: Final = 1
 HEADER_BYTES: Final = 4096
 FRAME_BYTES: Final = 16
-_FULL_ERRNOS: Final = frozenset((28, 27, 122))
-"""ENOSPC, EFBIG and EDQUOT."""
 _HEAD_WORD: Final = 16
 """The head is the aligned 64-bit word at byte 128, on a cache line of its own."""
 _SKIP: Final = 0xFFFFFFFF
@@ -108,8 +106,7 @@ class Journal:
                 os.close(fd)
             os.rename(fresh, path)
         except OSError as exc:
-            error = StoreFullError if exc.errno in _FULL_ERRNOS else StorageError
-            raise error(f"journal {path.name} cannot be created: {exc}") from exc
+            raise file_error(exc)(f"journal {path.name} cannot be created: {exc}") from exc
         return cls(path, writable=True)
 
     def _read_header(self) -> None:

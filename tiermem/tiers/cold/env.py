@@ -17,6 +17,7 @@ import lmdb
 from lmdb import verify as lmdb_verify
 
 from tiermem.errors import (
+    FULL_ERRNOS,
     ClosedError,
     CorruptionError,
     IncompatibleFormatError,
@@ -24,6 +25,7 @@ from tiermem.errors import (
     StorageError,
     StoreFullError,
     TiermemError,
+    file_error,
 )
 from tiermem.tiers.cold.layout import DATABASES
 from tiermem.tiers.cold.snapshot import Snapshot
@@ -36,8 +38,7 @@ if TYPE_CHECKING:
 _META: Final = struct.Struct("=QHHI II QQ 96s QQ")
 _META_MAGIC: Final = 0xBEEFC0DE
 _META_FLAG: Final = 0x08
-_FULL_CODES: Final = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
-_FULL: Final = tuple(os.strerror(code) for code in _FULL_CODES)
+_FULL: Final = tuple(os.strerror(code) for code in sorted(FULL_ERRNOS))
 _CUT_SHORT: Final = (os.strerror(errno.EIO), os.strerror(errno.EINVAL))
 _MARGIN: Final = 2**21
 _LOCK_BYTES: Final = 128
@@ -127,8 +128,7 @@ def _allocate(path: Path, size: int) -> None:
         finally:
             os.close(fd)
     except OSError as exc:
-        error = StoreFullError if exc.errno in _FULL_CODES else StorageError
-        raise error(f"{path} cannot be allocated: {exc}") from exc
+        raise file_error(exc)(f"{path} cannot be allocated: {exc}") from exc
 
 
 def _no_room(path: Path) -> bool:
