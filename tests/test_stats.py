@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import math
 from collections.abc import Iterator
@@ -254,6 +255,16 @@ def test_latency_is_kept_where_it_is_asked_for(tmp_path: Path) -> None:
         assert "put " in str(mem.stats())
     with pytest.raises(tiermem.InvalidArgument, match="histograms"):
         tiermem.Config(histograms=1)  # type: ignore[arg-type]  # wrong on purpose
+
+
+def test_awaited_calls_are_timed_too(tmp_path: Path) -> None:
+    async def use() -> dict[str, int]:
+        async with tiermem.open_async(tmp_path / "store", config=tiermem.Config(histograms=True)) as mem:
+            await mem.put("n", "k", 1)
+            await mem.namespace("n").update("k", value=2)
+            return {verb: part.calls for verb, part in (await mem.stats()).latency.items()}
+
+    assert asyncio.run(use()) == {"put": 1, "update": 1}
 
 
 @given(st.lists(st.integers(0, 2**40), min_size=1, max_size=200))

@@ -44,7 +44,7 @@ def _awaited(
 
     @wraps(verb)
     async def awaited(self: _Face[Sync_co], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return await self._threads.run(partial(verb, self._sync, *args, **kwargs))
+        return await self._threads.run(partial(getattr(self._sync, verb.__name__), *args, **kwargs))
 
     return awaited
 

@@ -1,9 +1,4 @@
-"""Sealing: unsealed vectors become segments, segments are merged, and what is dead is left behind.
-
-A new segment is built from one snapshot and published in one transaction, which also says what of it
-and of the others is dead by then. Until a later transaction has taken its keys from the unsealed ones
-they are in both: then the tail counts. So a crash at any point loses nothing.
-"""
+"""Sealing: unsealed vectors become segments, segments are merged, and what is dead is left behind."""
 
 from __future__ import annotations
 

@@ -128,11 +128,11 @@ def fix(store: Store, writer: Writer, drafts: Sequence[Draft]) -> None:
         info.model = info.model or model
 
 
-def create(store: Store, space: Space, dimension: int | None, metric: str | None, model: str = "") -> None:
+def create(store: Store, space: Space, dimension: int | None, metric: str | None) -> None:
     """Make the namespace, or check that it is as asked for and set what was open.
 
     Raises:
-        DimensionMismatch, EmbedderMismatch, InvalidArgument: it exists and is otherwise.
+        DimensionMismatch, InvalidArgument: it exists and is otherwise.
     """
 
     def decide(writer: Writer) -> Sequence[Any]:
@@ -142,13 +142,10 @@ def create(store: Store, space: Space, dimension: int | None, metric: str | None
                 raise DimensionMismatch(f"{space.name!r} has dimension {info.dimension}, not {dimension}")
             if metric is not None and metric != info.metric and dimension is not None:
                 raise InvalidArgument(f"{space.name!r} has metric {info.metric!r}, not {metric!r}")
-            if model and info.model and model != info.model:
-                raise EmbedderMismatch(f"{space.name!r} was filled by model {info.model!r}, not {model!r}")
         info = writer.changed(space.name)
         info.made = True
         if dimension is not None and not info.dimension:
             info.dimension, info.metric = dimension, metric or store.config.vector.metric
-        info.model = info.model or model
         return []
 
     store.decide(decide)

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from tiermem.engine import generations
 from tiermem.errors import CorruptionError, TiermemError
 from tiermem.tiers.cold import sealed
 
@@ -21,7 +22,6 @@ TROUBLE: Final = "segments of "
 """How a problem begins that concerns segments alone: they are derived, and can be built anew."""
 _TIDY: Final = 0.1
 """Compaction rewrites the segments of a namespace with a larger share of tombstones."""
-_SPAN: Final = 65_536
 
 
 def file_bytes(folder: Path) -> int:
@@ -79,6 +79,7 @@ class _Held:
                 shutil.copyfileobj(source, target, 2**20)
                 target.flush()
                 os.fsync(target.fileno())
+        generations.sync_folder(folder)
 
     def close(self) -> None:
         for fd in self.files.values():
@@ -128,8 +129,7 @@ def damaged(folder: Path, published: dict[int, SegmentInfo]) -> dict[int, str]:
     for number, known in published.items():
         try:
             rows = RowFile(folder / f"{number:016x}.rows", number, known.seal)
-            for start in range(0, rows.rows, _SPAN):
-                rows.span(start, min(start + _SPAN, rows.rows))
+            rows.span(0, rows.rows)
         except TiermemError as exc:
             found[number] = str(exc)
     return found
@@ -145,8 +145,7 @@ def problems(folder: Path, published: dict[int, SegmentInfo], store: Store) -> l
         shelf = Shelf(folder, store.sealer.engine_of)
         try:
             segment = shelf.segment(number, known.seal, graph=known.graph)
-            for start in range(0, segment.rows.rows, _SPAN):
-                segment.rows.span(start, min(start + _SPAN, segment.rows.rows))
+            segment.rows.span(0, segment.rows.rows)
         except TiermemError as exc:
             found.append(str(exc))
         found.extend(shelf.problems.values())

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 
 def ripe(w: Writer, least: int) -> dict[str, int]:
-    """The namespaces changed in this transaction that have at least so many unsealed vectors, and how many."""
-    infos = {name: w.info(name) for name in {change[0] for change in w.changes}}
-    return {name: info.unsealed for name, info in infos.items() if info is not None and info.unsealed >= least}
+    """The namespaces this transaction changed that have at least so many unsealed vectors, and how many."""
+    infos = ((name, w.info(name)) for name in w.dirty)
+    return {name: info.unsealed for name, info in infos if info is not None and info.unsealed >= least}
 
 
 def settle(w: Writer, name: str, key: str, version: int) -> None:

@@ -41,8 +41,8 @@ class Writer(Snapshot):
 
     A row read from the transaction points into its pages: it is read before the next write, never after.
 
-    `changes` are the log entries of this transaction; `superseded` counts operations that a higher
-    version had made void.
+    `changes` are the log entries of this transaction, `dirty` the namespaces whose rows it rewrites;
+    `superseded` counts operations that a higher version had made void.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Writer(Snapshot):
         self._sample = sampler
         self.wrote = False
         self._infos: dict[str, NamespaceInfo | None] = {}
-        self._dirty: set[str] = set()
+        self.dirty: set[str] = set()
 
     def info(self, name: str) -> NamespaceInfo | None:
         """The row of a namespace as this transaction sees it; change it only through `changed`."""
@@ -84,7 +84,7 @@ class Writer(Snapshot):
             self.counters.next_namespace += 1
             self.txn.put(fresh.prefix, seal(fresh.prefix, name.encode()), db=self.dbs.names)
             self._infos[name] = info = fresh
-        self._dirty.add(name)
+        self.dirty.add(name)
         return info
 
     def _next_version(self, above: int, like: int) -> int:
@@ -265,7 +265,7 @@ class Writer(Snapshot):
         version = self._next_version(0, 0)
         self.txn.put(info.prefix, b"", db=self.dbs.garbage)
         self._infos[name] = NamespaceInfo(info.id, dropped=True, floor=version)
-        self._dirty.add(name)
+        self.dirty.add(name)
         self.changes.append((name, "", OP_DROP, version))
         return info.made
 
@@ -295,9 +295,9 @@ class Writer(Snapshot):
 
         Where nothing was written there is no commit, and the stamp is that of the last one.
         """
-        if not (self.wrote or self.changes or self._dirty):
+        if not (self.wrote or self.changes or self.dirty):
             return self.stamp - 1
-        for name in self._dirty:
+        for name in self.dirty:
             info = self._infos[name]
             if info is not None:
                 key = name.encode()

@@ -48,10 +48,10 @@ class Part:
         return rows
 
     def bury(self, rows: NDArray[np.int64]) -> None:
-        """Make `rows` tombstones."""
+        """Make `rows`, which are alive and each named once, tombstones."""
         if len(rows):
             np.bitwise_and.at(self.alive, rows >> 3, ~(np.uint8(1) << (rows & 7).astype(np.uint8)))
-            self.live = count_bits(self.alive)
+            self.live -= len(rows)
 
 
 class VectorTier:
