@@ -46,14 +46,15 @@ def recall(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "graph"
         rows, dimension = points.shape
-        engine.build(iter([points]), rows, dimension, path, 2, lambda _: None, inner_product=inner_product)
+        options = {"sample": points, "inner_product": inner_product}
+        engine.build(iter([points]), rows, dimension, path, 2, lambda _: None, **options)
         graph = engine.load(path, dimension, rows, inner_product=inner_product)
         asked = np.pad(queries, ((0, 0), (0, dimension - queries.shape[1])))
         return [
             float(
                 np.mean(
                     [
-                        (np.sort(exact[at, graph.search(query, COUNT, effort, None)])[-K:] >= kth[at]).mean()
+                        (np.sort(exact[at, graph.search(query, COUNT, effort, None)[0]])[-K:] >= kth[at]).mean()
                         for at, query in enumerate(asked)
                     ]
                 )

@@ -695,6 +695,23 @@ def test_put_many_columns(mem: Memory, settle: Settle) -> None:
     assert mem.put_many(NS, keys=[], values=[], vectors=np.empty((0, 3))) == []
 
 
+def test_put_many_tells_how_far_it_is(tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    small = tiermem.Config(cold=tiermem.ColdConfig(journal_bytes=2**20))
+    with tiermem.open(tmp_path, small) as mem:
+        names = [f"k{number}" for number in range(700)]
+        mem.put_many(
+            "n", keys=names, values=["x" * 1000] * 700, progress=lambda done, total: told.append((done, total))
+        )
+        mem["n"].put_many([("one", 1)], progress=lambda done, total: told.append((done, total)))
+        assert mem.count("n") == 701
+    *parts, last = told
+    assert len(parts) > 3
+    assert parts == sorted(set(parts))
+    assert parts[-1] == (700, 700)
+    assert last == (1, 1)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

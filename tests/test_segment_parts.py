@@ -27,7 +27,7 @@ from tiermem.tiers.vector.hnswlib_engine import HnswlibEngine
 from tiermem.tiers.vector.index import Part, VectorTier
 from tiermem.tiers.vector.rowfile import Place, RowFile, write_rows
 from tiermem.tiers.vector.scores import as_point, as_points, exact_scores
-from tiermem.tiers.vector.segment import Segment, count_bits, full_bits
+from tiermem.tiers.vector.segment import Segment, _Matching, count_bits, full_bits, set_bits
 from tiermem.tiers.vector.shelf import Shelf
 
 METRICS = ["cosine", "dot", "euclidean"]
@@ -67,7 +67,7 @@ def test_rows_come_back_as_they_were_written(tmp_path: Path, count: int, dimensi
     assert (rows.rows, rows.dimension, rows.number, rows.about.metric) == (count, dimension, 7, "dot")
     assert rows.nbytes == (tmp_path / "r").stat().st_size
     assert [rows.key(row) for row in range(count)] == place.keys
-    assert [rows.metadata(row) for row in range(count)] == place.metadata
+    assert rows.heads(np.arange(count)) == list(zip(place.keys, place.metadata, strict=True))
     for name in ("versions", "at", "expires"):
         assert np.array_equal(getattr(rows, name), getattr(place, name))
     assert rows.first_expiry == (50.0 if count else math.inf)
@@ -139,12 +139,12 @@ def test_every_flipped_byte_is_met_by_whoever_reads_it(tmp_path: Path) -> None:
         # Padding, or vectors: those are verified where they are read.
         if at < matrix.nbytes:
             assert not rows.damaged
-            with pytest.raises(CorruptionError, match="from row"):
+            with pytest.raises(CorruptionError, match="vector of row"):
                 rows.span(0, 40)
             assert rows.damaged
             with pytest.raises(CorruptionError):
                 rows.take(np.array([at // 12]))
-            other = 0 if at // 12 >= 16 else 39
+            other = 0 if at // 12 else 39
             assert np.array_equal(rows.take(np.array([other])), matrix[[other]])
         else:
             assert np.array_equal(rows.span(0, 40), matrix)
@@ -202,7 +202,7 @@ def test_full_bits_are_as_many_as_the_rows(rows: int) -> None:
 
 
 def build_graph(path: Path, engine: VectorEngine, points: np.ndarray[Any, Any]) -> None:
-    engine.build(iter([points]), len(points), points.shape[1], path, 1, lambda done: None)
+    engine.build(iter([points]), len(points), points.shape[1], path, 1, lambda done: None, sample=points)
 
 
 @pytest.mark.parametrize("index", ["hnsw_sq8", "hnsw", "flat", "ivf", "ivfpq"])
@@ -214,7 +214,7 @@ def test_a_graph_is_opened_by_the_engine_that_wrote_it(tmp_path: Path, index: An
     build_graph(path, engine, points)
     seal_graph(path, engine.name, 3, 99)
     graph = load_graph(path, rows, 99, engine_of)
-    assert graph.search(points[17], 4, 300, None)[0] == 17
+    assert graph.search(points[17], 4, 300, None)[0][0] == 17
 
 
 def test_an_engine_nobody_knows_is_named() -> None:
@@ -235,7 +235,7 @@ def test_a_graph_that_is_not_what_was_sealed_is_refused(tmp_path: Path) -> None:
     def load(number: int = 3, seal: int = 99) -> Any:
         return load_graph(path, named[number], seal, lambda name: FaissEngine("flat"))
 
-    assert load().search(points[3], 1, 30, None).tolist() == [3]
+    assert load().search(points[3], 1, 30, None)[0].tolist() == [3]
     for number, seal in ((4, 99), (3, 98)):
         with pytest.raises(CorruptionError, match="belongs to other"):
             load(number, seal)
@@ -403,3 +403,37 @@ def test_a_directory_names_every_section(tmp_path: Path) -> None:
     assert all(start % 64 == 0 for start, _ in spans)
     assert all(stop <= start for (_, stop), (start, _) in pairwise(spans))
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(about), type=rowfile.Directory) == about
+
+
+@given(st.lists(st.integers(0, 400)), st.lists(st.integers(0, 400)))
+def test_matches_within_bits_are_those_that_have_both(ones: list[int], others: list[int]) -> None:
+    first, second = (np.zeros(448, bool) for _ in range(2))
+    first[ones], second[others] = True, True
+    bits, both = (np.packbits(mask, bitorder="little") for mask in (first, first & second))
+    assert set_bits(bits).tolist() == sorted(set(ones))
+    matching = _Matching(bits)
+    assert matching.count == len(set(ones))
+    for _ in range(2):
+        assert matching.within(both).tolist() == sorted({*ones} & {*others})
+        assert matching.within(bits).tolist() == sorted(set(ones))
+
+
+@given(st.integers(1, 12), st.floats(0, 0.05), st.integers(0, 2**32 - 1), st.booleans())
+def test_whoever_may_be_among_the_nearest_contends(k: int, noise: float, seed: int, squared: bool) -> None:
+    rng = np.random.default_rng(seed)
+    true = 0.5 + np.sort(rng.random(40)) * 1.5
+    # Each off by up to twice its standard deviation, the nearest ones by chance the other way.
+    spread = 2 * noise * np.sqrt(true) if squared else np.full(40, noise)
+    seen = np.abs(true + rng.uniform(-2, 2, 40) * spread)
+    order = np.argsort(seen)
+    count = planner.contenders(seen[order].tolist(), k, noise, squared=squared)
+    assert k <= count <= 40
+    assert set(np.argsort(true)[:k]) <= set(order[:count])
+
+
+def test_whoever_has_no_distance_contends() -> None:
+    assert planner.contenders([1.0, 2.0, math.nan, math.inf], 2, 0.1, squared=True) == 3
+    assert planner.contenders([1.0, 2.0, 3.0], 1, math.inf, squared=True) == 3
+    assert planner.contenders([0.0, 0.0, 3.0], 1, math.inf, squared=True) == 3
+    assert planner.contenders([1.0], 2, 0.0, squared=False) == 1
+    assert planner.contenders([1.0, 1.0, 1.0, 2.0], 2, 0.0, squared=False) == 3

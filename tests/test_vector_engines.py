@@ -139,7 +139,7 @@ faiss.omp_set_num_threads(2)
 faiss.knn(queries, points, 3)
 print("a pool:", tasks() - START)
 print("kept:", faiss.omp_get_max_threads())
-engine.build(iter([points]), len(points), 48, path, 2, lambda _: None)
+engine.build(iter([points]), len(points), 48, path, 2, lambda _: None, sample=points)
 child = os.fork()
 if child == 0:
     same = False

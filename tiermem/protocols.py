@@ -50,11 +50,19 @@ class VectorIndex(Protocol):
         """Bytes held in memory by this process alone; 0 where the file is mapped."""
         ...
 
-    def search(self, point: FloatArray, count: int, effort: int, allowed: BitArray | None) -> RowArray:
-        """Up to `count` numbers of rows near `point` (1-D), nearest first as far as is known.
+    @property
+    def noise(self) -> float:
+        """Standard deviation of a stored coordinate from the point's own; infinity where it is not known."""
+        ...
 
-        Only rows whose bit is set in `allowed` (packed, little bit order; None: all). `effort` ≥ `count`
-        is how many rows to consider. Starts no threads.
+    def search(
+        self, point: FloatArray, count: int, effort: int, allowed: BitArray | None
+    ) -> tuple[RowArray, FloatArray]:
+        """Up to `count` numbers of rows near `point` (1-D), nearest first as far as is known, and how far they are.
+
+        Distances are squared euclidean ones, or a constant minus the inner product. Only rows whose bit is set in
+        `allowed` (packed, little bit order; None: all). `effort` ≥ `count` is how many rows to consider. Starts no
+        threads.
         """
         ...
 
@@ -80,11 +88,13 @@ class VectorEngine(Protocol):
         threads: int,
         progress: Callable[[int], None],
         *,
+        sample: FloatArray,
         inner_product: bool = False,
     ) -> None:
         """Write an index over `rows` points, given in chunks (n, dimension), to the file `path`.
 
-        `progress` is told how many rows are done.
+        `sample` (n ≥ 1, dimension) is drawn evenly from the points, for what is learned from them. `progress` is told
+        how many rows are done.
         """
         ...
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from _workload import disk_bytes
 
+from vectorbench.confined import join, used
 from vectorbench.data import BELOW, BUCKETS, WARM, DataSet, Step, buckets
 from vectorbench.measure import allowed, forget, grown, memory, percentiles, recall, timed
 from vectorbench.subject import Subject, subject
@@ -48,14 +49,16 @@ def build(spec: Spec, step: Step) -> dict[str, Any]:
 def search(spec: Spec, step: Step) -> dict[str, Any]:
     """Single searches with each effort; memory before the vectors are read for the recall."""
     data, engine = of(spec), opened(spec)
-    queries, warm = data.queries, data.warm
+    queries, warm, soak = data.queries, data.warm, data.soak()
     engine.load_library()
     before = memory()
     start = time.perf_counter()
     engine.open()
     opening = time.perf_counter() - start
     points, answers = [], []
-    for effort in spec.get("efforts") or engine.efforts():
+    efforts = spec.get("efforts") or engine.efforts()
+    timed(engine.searching(efforts[0]), engine.rows, soak, spec["limit"])
+    for effort in efforts:
         call = engine.searching(effort)
         timed(call, engine.rows, warm, spec["limit"] / 5)
         spent, found = timed(call, engine.rows, queries, spec["limit"])
@@ -128,7 +131,8 @@ def cold(spec: Spec, step: Step) -> dict[str, Any]:
     ready = time.perf_counter()
     engine.searching(None)(queries[0])
     answered = time.perf_counter()
-    found = {"open": ready - begun, "first_search": answered - ready}
+    spent, _ = timed(engine.searching(None), engine.rows, queries[1:], spec["limit"])
+    found = {"open": ready - begun, "first_search": answered - ready, "next": percentiles(spent)}
     if spec["many"]:
         plain, filtered = engine.searching(None), engine.searching(None, COLD_BELOW)
         end = time.perf_counter() + 10 * spec["limit"]
@@ -143,6 +147,24 @@ def cold(spec: Spec, step: Step) -> dict[str, Any]:
     return found
 
 
+def confined(spec: Spec, step: Step) -> dict[str, Any]:
+    """Searches in a control group: everything that is read counts towards its memory, from an empty page cache on."""
+    data, engine = of(spec), opened(spec)
+    queries, warm = data.queries, data.warm
+    forget(engine.path)
+    group = Path(spec["group"])
+    join(group)
+    engine.open()
+    call = engine.searching(None)
+    timed(call, engine.rows, warm, spec["limit"])
+    step("warm")
+    spent, answers = timed(call, engine.rows, queries, spec["limit"])
+    found = {"limit": spec["bytes"], "used": used(group), "memory": memory(), "count": len(spent)}
+    found |= percentiles(spent)
+    engine.close()
+    return found | {"recall": recall(data.base, queries, answers, data.truth[BUCKETS])}
+
+
 PHASES: dict[str, Callable[[Spec, Step], Any]] = {
     "build": build,
     "search": search,
@@ -150,6 +172,7 @@ PHASES: dict[str, Callable[[Spec, Step], Any]] = {
     "churn": churn,
     "ingest": ingest,
     "cold": cold,
+    "confined": confined,
 }
 
 

@@ -39,6 +39,7 @@ NOISE = 0.15
 K = 10
 QUERIES = 1000
 WARM = 200
+SOAK = 10_000
 BUCKETS = 1000
 BELOW = (500, 100, 10, 1)
 """Upper bounds of the filters: 50, 10, 1 and 0.1 % of the rows."""
@@ -115,6 +116,11 @@ class DataSet:
     @property
     def rows(self) -> int:
         return int(self.base.shape[0])
+
+    def soak(self) -> FloatArray:
+        """SOAK rows of the base, or all, in memory: searched for until caches and mappings are as they stay."""
+        chosen = np.random.default_rng(SEED).permutation(self.rows)[:SOAK]
+        return np.array(self.base[np.sort(chosen)])
 
     @cached_property
     def truth(self) -> dict[int, FloatArray]:

@@ -16,15 +16,18 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
+from vectorbench.confined import confined
 from vectorbench.data import DataSet, prepare
 from vectorbench.subject import SUBJECTS, subject
 
 PARTS = ("search", "filters", "churn", "ingest", "cold")
 SCRIPT = Path(__file__).resolve().parent.parent / "vectors.py"
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
-READING = ("search", "filters", "cold")
+READING = ("search", "filters", "cold", "confined")
 """Phases in which numerical libraries have one thread; the others have what they take by themselves."""
 COLD_STARTS = 3
+CONFINED = 2**30
+"""Bytes of memory that a store is searched in."""
 DISTRIBUTIONS = {"faiss": "faiss-cpu"}
 
 
@@ -131,7 +134,7 @@ class Run:
         """Measure what was asked for."""
         options = self.options
         self.found |= {"skipped": [], "failures": [], "datasets": {}}
-        self.found |= {part: {} for part in ("builds", "searches", "filters", "churn", "ingest", "cold")}
+        self.found |= {part: {} for part in ("builds", "searches", "filters", "churn", "ingest", "cold", "confined")}
         subjects = []
         for name in options.subjects:
             if installed(name) is None:
@@ -192,7 +195,7 @@ class Run:
         wanted = [name for name in subjects if name in {*filtered, *searched, *cold}]
         if not wanted:
             return
-        total = len(wanted) + len(searched) * options.turns + len(filtered) + len(cold) * (COLD_STARTS + 1)
+        total = len(wanted) + len(searched) * options.turns + len(filtered) + len(cold) * (COLD_STARTS + 2)
         task = self.progress.add_task(data.name, total=total)
         builds = found["builds"].setdefault(data.name, {})
         for name in wanted:
@@ -211,6 +214,7 @@ class Run:
         for name in cold:
             if name in builds:
                 found["cold"][data.name] = list(self.starts(task, spec, name))
+                self.confine(task, spec("confined", name))
         self.progress.update(task, description=data.name, completed=total, refresh=True)
         if not options.keep:
             shutil.rmtree(stores, ignore_errors=True)
@@ -248,6 +252,17 @@ class Run:
             result = self.one(task, spec("cold", name, evict=evict, many=many))
             if result is not None:
                 yield result | {"evicted": evict}
+
+    def confine(self, task: TaskID, spec: dict[str, Any]) -> None:
+        """Search in little memory, where the machine can grant so little."""
+        try:
+            with confined(CONFINED) as group:
+                result = self.one(task, spec | {"group": str(group), "bytes": CONFINED})
+        except OSError as exc:
+            self.note("skipped", f"searches in {CONFINED >> 20} MiB: {exc}")
+            return
+        if result is not None:
+            self.found["confined"][spec["data"]] = result
 
     def writing(self, data: DataSet) -> None:
         """The parts that write, each in a directory of its own."""

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 CHUNK: Final = 8_192
 GRAPH_ROWS: Final = 1_024
 """Fewer rows are compared one by one anyway, and get no graph."""
+_SAMPLE_BYTES: Final = 64 << 20
+"""Of the rows that an engine may learn from, at the most."""
 _POLITE: Final = 5
 _GLANCE: Final = 0.5
 """Seconds between looks at whether the parent is still there."""
@@ -127,10 +129,14 @@ def build(env: ColdEnv, shelf: Shelf, job: Job, engine: VectorEngine, progress: 
         graph = total >= GRAPH_ROWS
         if graph:
             rows = RowFile(fresh[0], job.number, seal)
+            largest = rows.about.largest
             points = (
-                as_points(metric, rows.span(start, min(start + CHUNK, total)), rows.about.largest)
+                as_points(metric, rows.span(start, min(start + CHUNK, total)), largest)
                 for start in range(0, total, CHUNK)
             )
+            # From first to last: rows are in order of time, and what is seen of them drifts.
+            few = max(1, min(total, _SAMPLE_BYTES // (4 * dimension)))
+            sample = as_points(metric, rows.take(np.arange(few) * total // few), largest)
             engine.build(
                 points,
                 total,
@@ -138,6 +144,7 @@ def build(env: ColdEnv, shelf: Shelf, job: Job, engine: VectorEngine, progress: 
                 fresh[1],
                 job.threads,
                 lambda done: progress(done, total),
+                sample=sample,
                 inner_product=metric == "dot",
             )
             seal_graph(fresh[1], engine.name, job.number, seal)
@@ -176,8 +183,8 @@ def _gather(
             if row >= 0 and (job.unsealed or rows.versions[row] != snapshot.vector_version(prefix + key.encode())):
                 alive[row] = False
         kept = np.flatnonzero(alive)
-        numbers = kept.tolist()
-        keys, metadata = [rows.key(row) for row in numbers], [rows.metadata(row) for row in numbers]
+        heads = rows.heads(kept)
+        keys, metadata = [key for key, _ in heads], [metadata for _, metadata in heads]
         gathered.add(len(inputs), kept, keys, metadata, rows.versions[kept], rows.at[kept], rows.expires[kept])
         inputs.append(rows)
     if job.unsealed:

@@ -203,10 +203,18 @@ class Namespace(MutableMapping[str, Any]):
         vectors: ArrayLike | None = None,
         metadatas: Sequence[Metadata | None] | None = None,
         durable: bool = False,
+        progress: Progress | None = None,
     ) -> list[int]:
         """As `Memory.put_many`."""
         return self._memory.put_many(
-            self.name, items, keys=keys, values=values, vectors=vectors, metadatas=metadatas, durable=durable
+            self.name,
+            items,
+            keys=keys,
+            values=values,
+            vectors=vectors,
+            metadatas=metadatas,
+            durable=durable,
+            progress=progress,
         )
 
     def append(

@@ -132,7 +132,7 @@ class Reads(Handle):
         query: a vector of shape (dimension,), or a text if the store was opened with an embedder.
         where, since, until: only records whose metadata match and whose event time is in [since, until).
         min_score: leave out hits that score less. exact: look at every row, whatever the index.
-        effort: rows a graph considers; more find more of what is nearest, slower (96, more under a filter).
+        effort: rows a graph considers; more find more of what is nearest, slower (128, more under a filter).
 
         Scores are cosine similarity, inner product or minus the Euclidean distance, computed from the
         stored float32 values; higher is more similar.

@@ -11,7 +11,7 @@ from tiermem.engine.batch import Batch
 from tiermem.engine.handle import Handle
 from tiermem.errors import InvalidArgument
 from tiermem.policy.filters import compile_filter
-from tiermem.types import UNSET, Duration, Guard, Item, Metadata, Moment, Unset, Vector, Where, encode_key
+from tiermem.types import UNSET, Duration, Guard, Item, Metadata, Moment, Progress, Unset, Vector, Where, encode_key
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -178,11 +178,12 @@ class Writes(Handle):
         vectors: ArrayLike | None = None,
         metadatas: Sequence[Metadata | None] | None = None,
         durable: bool = False,
+        progress: Progress | None = None,
     ) -> list[int]:
         """Store many records; their versions. Either `Item`s (or (key, value) pairs), or columns.
 
         vectors: shape (n, dimension). All are checked before the first is stored; a crash in between
-        may keep some of them (`batch` is all or nothing).
+        may keep some of them (`batch` is all or nothing). `progress` is told how many are stored, and of how many.
 
         Raises:
             As `put`, and InvalidArgument where columns differ in length.
@@ -195,12 +196,14 @@ class Writes(Handle):
             ops = drafts.of_columns(store, space, keys, values, vectors, metadatas)
         else:
             raise InvalidArgument("put_many takes items, or keys and values with vectors and metadatas")
-        versions = self._submit_chunks(store, space, ops)
+        versions = self._submit_chunks(store, space, ops, progress)
         if durable:
             store.committer.drain()
         return versions
 
-    def _submit_chunks(self, store: Store, space: Space, ops: Sequence[Operation]) -> list[int]:
+    def _submit_chunks(
+        self, store: Store, space: Space, ops: Sequence[Operation], progress: Progress | None = None
+    ) -> list[int]:
         limit = store.config.cold.journal_bytes // 8
         versions: list[int] = []
         chunk: list[tuple[Space, Operation]] = []
@@ -211,8 +214,12 @@ class Writes(Handle):
             if size >= limit:
                 versions.extend(drafts.send(store, chunk))
                 chunk, size = [], 0
+                if progress is not None:
+                    progress(len(versions), len(ops))
         if chunk:
             versions.extend(drafts.send(store, chunk))
+            if progress is not None:
+                progress(len(versions), len(ops))
         return versions
 
     def append(

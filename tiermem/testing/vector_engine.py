@@ -8,13 +8,11 @@ class TestMyEngine(VectorEngineSuite):
 
 from __future__ import annotations
 
+import math
 import os
-import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 import pytest
@@ -22,39 +20,23 @@ from numpy.typing import NDArray
 
 from tiermem.errors import CorruptionError
 from tiermem.protocols import VectorEngine, VectorIndex
+from tiermem.testing.points import (
+    EFFORT,
+    K,
+    Points,
+    answers,
+    best,
+    bits_of,
+    build,
+    check,
+    clustered,
+    distances,
+    near,
+    nearest,
+    wait,
+)
 
-Points: TypeAlias = NDArray[np.float32]
-Rows: TypeAlias = NDArray[np.int64]
-
-ROWS, DIMENSION, EFFORT, K = 3000, 48, 128, 10
-CHUNK = 700
-PATIENCE = 20.0
-"""Seconds a forked child may take for a few searches."""
-
-
-def clustered(rows: int, dimension: int, seed: int = 0) -> tuple[Points, Points]:
-    """Points around 40 centers, and 100 queries from the same distribution; all of them different."""
-    rng = np.random.default_rng(seed)
-    centers = rng.standard_normal((40, dimension))
-
-    def draw(count: int) -> Points:
-        near = centers[rng.integers(0, len(centers), count)]
-        return np.asarray(near + 0.5 * rng.standard_normal((count, dimension)), np.float32)
-
-    return draw(rows), draw(100)
-
-
-def nearest(points: Points, query: Points, k: int, among: Rows | None = None) -> Rows:
-    """The min(k, n) rows of `points`, or of those `among` them, nearest to `query`: by float64 distances."""
-    rows = np.arange(len(points)) if among is None else among
-    gaps = points[rows].astype(np.float64) - query.astype(np.float64)
-    order = np.argsort(np.einsum("ij,ij->i", gaps, gaps), kind="stable")
-    return np.asarray(rows[order[:k]], np.int64)
-
-
-def bits_of(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """The `allowed` that lets the rows of `mask` through."""
-    return np.packbits(mask, bitorder="little")
+ROWS, DIMENSION = 3000, 48
 
 
 class VectorEngineSuite:
@@ -168,12 +150,25 @@ class VectorEngineSuite:
 
     # -------------------------------------------------------------------------------------------------- search
 
+    def test_distances_are_as_far_off_as_the_noise(self, make: Callable[[Points], VectorIndex]) -> None:
+        points, queries = clustered(ROWS, DIMENSION)
+        index = make(points)
+        if math.isinf(index.noise):
+            pytest.skip("the engine does not know")
+        off = []
+        for query in queries:
+            rows, squares = index.search(query, K, EFFORT, None)
+            true = distances(points, query, rows) ** 2
+            # A squared distance d of points with that noise spreads by 2 √d times it; float32 by a little more.
+            off.extend(((squares - true) / (2 * np.sqrt(true) * index.noise + 1e-4 * true)).tolist())
+        assert np.sqrt(np.mean(np.square(off))) < 1.5
+
     def test_an_answer_is_distinct_rows_as_int64(self, make: Callable[[Points], VectorIndex]) -> None:
         points, queries = clustered(ROWS, DIMENSION)
         index = make(points)
         for query in queries:
-            check(index.search(query, K, EFFORT, None), K, ROWS)
-        assert len(index.search(queries[0], K, EFFORT, None)) == K
+            check(near(index, query, K, EFFORT, None), K, ROWS)
+        assert len(near(index, queries[0], K, EFFORT, None)) == K
 
     def test_an_effort_of_all_rows_finds_every_row(self, make: Callable[[Points], VectorIndex]) -> None:
         if not self.exhaustive:
@@ -181,14 +176,14 @@ class VectorEngineSuite:
         points, queries = clustered(300, 24)
         index = make(points)
         for query in queries[:20]:
-            assert sorted(index.search(query, 300, 300, None).tolist()) == list(range(300))
+            assert sorted(near(index, query, 300, 300, None).tolist()) == list(range(300))
             assert best(index, points, query, 300, None) == nearest(points, query, K).tolist()
 
     def test_more_rows_than_there_are(self, make: Callable[[Points], VectorIndex]) -> None:
         points, queries = clustered(37, 5)
         index = make(points)
         for count in (37, 38, 1000):
-            rows = index.search(queries[0], count, 1000, None)
+            rows = near(index, queries[0], count, 1000, None)
             check(rows, count, 37)
             assert len(rows) == 37 or not self.exhaustive
 
@@ -196,9 +191,9 @@ class VectorEngineSuite:
     def test_few_rows(self, rows: int, make: Callable[[Points], VectorIndex]) -> None:
         points, queries = clustered(rows, 12)
         index = make(points)
-        assert sorted(index.search(queries[0], rows, EFFORT, None).tolist()) == list(range(rows))
+        assert sorted(near(index, queries[0], rows, EFFORT, None).tolist()) == list(range(rows))
         assert best(index, points, queries[0], EFFORT, None) == nearest(points, queries[0], K).tolist()
-        assert index.search(queries[0], K, EFFORT, bits_of(np.zeros(rows, bool))).tolist() == []
+        assert near(index, queries[0], K, EFFORT, bits_of(np.zeros(rows, bool))).tolist() == []
 
     @pytest.mark.parametrize("dimension", [1, 2, 3, 7, 33, 127])
     def test_any_dimension(self, dimension: int, make: Callable[[Points], VectorIndex]) -> None:
@@ -209,7 +204,7 @@ class VectorEngineSuite:
         points, queries = clustered(1000, 16)
         points[200:260] = points[200]
         index = make(points)
-        rows = index.search(points[200], 60, 400, None)
+        rows = near(index, points[200], 60, 400, None)
         check(rows, 60, 1000)
         assert len(set(rows.tolist()) & set(range(200, 260))) >= 60 * self.recall
         assert self._recall(index, points, queries, None, effort=400) >= self.recall
@@ -217,8 +212,8 @@ class VectorEngineSuite:
     def test_nothing_but_one_point(self, make: Callable[[Points], VectorIndex]) -> None:
         points = np.ones((50, 6), np.float32)
         index = make(points)
-        check(index.search(points[0], K, 50, None), K, 50)
-        assert len(index.search(points[0], K, 50, None)) == K
+        check(near(index, points[0], K, 50, None), K, 50)
+        assert len(near(index, points[0], K, 50, None)) == K
 
     @pytest.mark.parametrize("scale", [1e-12, 1e12])
     def test_any_scale(self, scale: float, make: Callable[[Points], VectorIndex]) -> None:
@@ -233,8 +228,8 @@ class VectorEngineSuite:
         mask = np.arange(300) % 2 == 0
         index = make(points)
         for query in queries[:10]:
-            check(index.search(query, K, EFFORT, None), K, 300)
-            check(index.search(query, K, EFFORT, bits_of(mask)), K, 300, mask)
+            check(near(index, query, K, EFFORT, None), K, 300)
+            check(near(index, query, K, EFFORT, bits_of(mask)), K, 300, mask)
 
     # ------------------------------------------------------------------------------------------------- filters
 
@@ -246,7 +241,7 @@ class VectorEngineSuite:
         mask = np.random.default_rng(rows).random(rows) < part
         for query in queries[:30]:
             for effort in (K, EFFORT, rows):
-                check(index.search(query, K, effort, bits_of(mask)), K, rows, mask)
+                check(near(index, query, K, effort, bits_of(mask)), K, rows, mask)
         assert self._recall(index, points, queries[:30], mask, effort=rows) >= self.recall
 
     def test_few_allowed_rows(self, make: Callable[[Points], VectorIndex]) -> None:
@@ -255,24 +250,24 @@ class VectorEngineSuite:
         mask = np.zeros(1001, bool)
         mask[[0, 7, 8, 500, 1000]] = True
         for query in queries[:20]:
-            rows = index.search(query, K, 1001, bits_of(mask))
+            rows = near(index, query, K, 1001, bits_of(mask))
             check(rows, K, 1001, mask)
             assert len(rows) == 5 or not self.exhaustive
 
     def test_no_row_is_allowed(self, make: Callable[[Points], VectorIndex]) -> None:
         points, queries = clustered(1001, 16)
         none = bits_of(np.zeros(1001, bool))
-        assert make(points).search(queries[0], K, 1001, none).tolist() == []
+        assert near(make(points), queries[0], K, 1001, none).tolist() == []
 
     def test_all_rows_allowed_is_no_filter(self, make: Callable[[Points], VectorIndex]) -> None:
         points, queries = clustered(1001, 16)
         index = make(points)
         every = bits_of(np.ones(1001, bool))
         for query in queries:
-            expected = index.search(query, K, EFFORT, None).tolist()
-            assert index.search(query, K, EFFORT, every).tolist() == expected
+            expected = near(index, query, K, EFFORT, None).tolist()
+            assert near(index, query, K, EFFORT, every).tolist() == expected
             # A filter leaves nothing behind for the next search.
-            assert index.search(query, K, EFFORT, None).tolist() == expected
+            assert near(index, query, K, EFFORT, None).tolist() == expected
 
     # ----------------------------------------------------------------------------------- threads and processes
 
@@ -283,7 +278,7 @@ class VectorEngineSuite:
 
         def ask(number: int) -> list[int]:
             count, effort = (K, 5 * K)[number % 2], (64, EFFORT, 256)[number % 3]
-            return list(index.search(queries[number % 100], count, effort, masks[number % 4]).tolist())
+            return list(near(index, queries[number % 100], count, effort, masks[number % 4]).tolist())
 
         alone = [ask(number) for number in range(400)]
         with ThreadPoolExecutor(4) as pool:
@@ -300,8 +295,8 @@ class VectorEngineSuite:
         before = set(os.listdir(tasks))
         for query in queries[:10]:
             for count in (1, K, 200):
-                index.search(query, count, 256, None)
-                index.search(query, count, 256, half)
+                near(index, query, count, 256, None)
+                near(index, query, count, 256, half)
         assert set(os.listdir(tasks)) <= before
 
     @pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
@@ -336,62 +331,3 @@ class VectorEngineSuite:
             hits += int(np.count_nonzero(distances(points, query, np.array(found, np.int64)) <= edge))
             total += len(wanted)
         return hits / total
-
-
-def build(
-    engine: VectorEngine,
-    points: Points,
-    path: Path,
-    *,
-    rows: int | None = None,
-    chunk: int = CHUNK,
-    progress: Callable[[int], None] = lambda _: None,
-) -> None:
-    """`engine.build` of `points` in chunks by one thread, so that no pool is left behind; `rows` are announced."""
-
-    def chunks() -> Iterator[Points]:
-        for start in range(0, len(points), chunk):
-            yield points[start : start + chunk]
-
-    engine.build(chunks(), len(points) if rows is None else rows, points.shape[1], path, 1, progress)
-
-
-def best(
-    index: VectorIndex, points: Points, query: Points, effort: int, allowed: NDArray[np.uint8] | None
-) -> list[int]:
-    """The K nearest of 4 K candidates."""
-    candidates = index.search(query, 4 * K, max(effort, 4 * K), allowed)
-    return list(nearest(points, query, K, candidates).tolist())
-
-
-def distances(points: Points, query: Points, rows: Rows) -> NDArray[np.float64]:
-    """From `query` to `rows`, in float64."""
-    return np.asarray(np.linalg.norm(points[rows].astype(np.float64) - query.astype(np.float64), axis=1))
-
-
-def answers(index: VectorIndex, queries: Points) -> list[list[int]]:
-    """What `index` finds for each query."""
-    return [index.search(query, K, EFFORT, None).tolist() for query in queries]
-
-
-def check(rows: Rows, count: int, size: int, mask: NDArray[np.bool_] | None = None) -> None:
-    """At most `count` distinct rows of `size`, all of them allowed by `mask`."""
-    assert rows.dtype == np.int64
-    assert rows.ndim == 1
-    assert len(rows) <= count
-    assert len(set(rows.tolist())) == len(rows)
-    assert all(0 <= row < size for row in rows.tolist())
-    assert mask is None or mask[rows].all()
-
-
-def wait(child: int) -> int:
-    """The exit code of `child`, which is killed if it takes too long."""
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        pid, status = os.waitpid(child, os.WNOHANG)
-        if pid:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.01)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    pytest.fail("a search in a forked child hangs")

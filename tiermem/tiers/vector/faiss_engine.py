@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,9 +28,6 @@ _CLASSES: Final = {
     "ivf": "IndexIVFFlat",
     "ivfpq": "IndexIVFPQ",
 }
-
-TRAINING_BYTES: Final = 64 << 20
-"""Points held back to train on: the first so many bytes of them."""
 
 _RANGE_MARGIN: Final = 0.05
 """How far the 8-bit range of a dimension goes beyond the training points, relative to their spread."""
@@ -86,20 +82,20 @@ class FaissEngine:
         threads: int,
         progress: Callable[[int], None],
         *,
+        sample: NDArray[np.float32],
         inner_product: bool = False,
     ) -> None:
         """Write the index over `points` to `path`; with one thread the same chunks give the same bytes.
 
-        The range of the codes and the centroids of the lists are learned from the first `TRAINING_BYTES` of points.
+        The range of the codes and the centroids of the lists are learned from `sample`.
         """
         faiss = _faiss()
         with _team(faiss, threads):
-            lead = _lead(points, min(rows, max(1, TRAINING_BYTES // (4 * dimension))))
             metric = faiss.METRIC_INNER_PRODUCT if inner_product else faiss.METRIC_L2
-            index = self._empty(faiss, rows, dimension, sum(map(len, lead)), metric)
+            index = self._empty(faiss, rows, dimension, len(sample), metric)
             if not index.is_trained:
-                index.train(_sample(lead, dimension))
-            for chunk in chain(lead, points):
+                index.train(_training(sample))
+            for chunk in points:
                 index.add(chunk)
                 progress(index.ntotal)
             if index.ntotal != rows:
@@ -200,6 +196,8 @@ class _FaissGraph:
             if isinstance(index, faiss.IndexIVFPQ):
                 self._parameters = faiss.IVFPQSearchParameters
                 self._nbytes += 4 * index.pq.ksub * self._dimension
+        self._noise = _noise(faiss, index)
+        self._sign = -1.0 if index.metric_type == faiss.METRIC_INNER_PRODUCT else 1.0
         # Only the graphs search one point without an OpenMP region: a scan of enough rows is shared out, even for one.
         self._alone = self._parameters is not faiss.SearchParametersHNSW
         # Taken and put back whole, so that neither another thread nor a signal handler meets one in use.
@@ -210,14 +208,19 @@ class _FaissGraph:
         """Private bytes, as far as they grow with the rows."""
         return self._nbytes
 
+    @property
+    def noise(self) -> float:
+        """Of 8-bit codes a step over √12, the root mean square over all dimensions; none of float32 points."""
+        return self._noise
+
     def search(
         self, point: NDArray[np.float32], count: int, effort: int, allowed: NDArray[np.uint8] | None
-    ) -> NDArray[np.int64]:
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Up to `count` rows near `point`; see `VectorIndex`. The GIL is released meanwhile."""
         count = min(count, self._rows)
         found: NDArray[np.int64] = np.empty(max(count, 0), np.int64)
         if count < 1:
-            return found
+            return found, np.empty(0, np.float32)
         # The library is handed bare addresses: only arrays of the right type and length may get there.
         point = np.ascontiguousarray(point, np.float32)
         if point.shape != (self._dimension,):
@@ -228,10 +231,13 @@ class _FaissGraph:
             scratch = _Scratch(self._faiss, self._parameters, max(count, 64))
         try:
             self._search(scratch, point, count, max(effort, count), allowed, found)
+            distances = scratch.distances[:count] * self._sign
         finally:
             self._free.append(scratch)
-        # Rows that were not found are -1, behind those that were.
-        return found if found[-1] >= 0 else found[found >= 0]
+        if found[-1] < 0:
+            # Rows that were not found are -1, behind those that were.
+            found = found[found >= 0]
+        return found, distances[: len(found)]
 
     def _search(
         self,
@@ -267,6 +273,18 @@ class _FaissGraph:
             self._index.search_c(1, pointer(point), count, scratch.pointer, pointer(found), parameters)
 
 
+def _noise(faiss: Any, index: Any) -> float:
+    """See `VectorIndex.noise`."""
+    if isinstance(index, faiss.IndexIVFPQ):
+        return math.inf
+    if not isinstance(index, faiss.IndexHNSWSQ):
+        return 0.0
+    codes = faiss.downcast_index(index.storage).sq
+    # The lowest number of each dimension, then the width of its range.
+    steps = faiss.vector_to_array(codes.trained)[index.d :] / 255
+    return math.sqrt(float(np.square(steps, dtype=np.float64).mean()) / 12)
+
+
 def _faiss() -> Any:
     import faiss
 
@@ -287,21 +305,11 @@ def _team(faiss: Any, threads: int) -> Iterator[None]:
         faiss.omp_set_num_threads(before)
 
 
-def _lead(points: Iterator[NDArray[np.float32]], wanted: int) -> list[NDArray[np.float32]]:
-    """Copies of the first chunks: as many as hold `wanted` rows, or all."""
-    lead: list[NDArray[np.float32]] = []
-    while sum(map(len, lead)) < wanted and (chunk := next(points, None)) is not None:
-        lead.append(np.array(chunk, np.float32, order="C"))
-    return lead
-
-
-def _sample(lead: list[NDArray[np.float32]], dimension: int) -> NDArray[np.float32]:
-    """What to train on: the points of `lead`, none so large that its square overflows."""
-    sample = np.concatenate(lead)
-    # An infinite distance makes k-means end the process.
-    np.clip(sample, -_LARGEST, _LARGEST, out=sample)
+def _training(sample: NDArray[np.float32]) -> NDArray[np.float32]:
+    """`sample` with no number so large that its square overflows: infinite distances make k-means end the process."""
+    points: NDArray[np.float32] = np.clip(sample, -_LARGEST, _LARGEST)
     # Repeated where there are few, because k-means refuses fewer points than centroids.
-    return sample if len(sample) >= _PQ_TRAINING else np.resize(sample, (_PQ_TRAINING, dimension))
+    return points if len(points) >= _PQ_TRAINING else np.resize(points, (_PQ_TRAINING, points.shape[1]))
 
 
 def _parts(dimension: int) -> int:

@@ -52,9 +52,10 @@ class HnswlibEngine:
         threads: int,
         progress: Callable[[int], None],
         *,
+        sample: NDArray[np.float32],
         inner_product: bool = False,
     ) -> None:
-        """Write the graph over `points` to `path`; the points are held in memory until then."""
+        """Write the graph over `points` to `path`; the points are held in memory until then. Nothing is learned."""
         index = _hnswlib().Index(space="ip" if inner_product else "l2", dim=dimension)
         index.init_index(rows, M=self.m, ef_construction=self.ef_construction, random_seed=_SEED)
         done = 0
@@ -114,9 +115,14 @@ class _HnswlibGraph:
         """Bytes of points and links."""
         return self._nbytes
 
+    @property
+    def noise(self) -> float:
+        """None: float32 points."""
+        return 0.0
+
     def search(
         self, point: NDArray[np.float32], count: int, effort: int, allowed: NDArray[np.uint8] | None
-    ) -> NDArray[np.int64]:
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Up to `count` rows near `point`; see `VectorIndex`. The GIL is released meanwhile.
 
         A filter sifts the nearest of all rows, ever more of them until `count` are left: the library's own
@@ -124,32 +130,33 @@ class _HnswlibGraph:
         """
         breadth = max(effort, count)
         if allowed is None:
-            return self._nearest(point, breadth)[: max(count, 0)]
+            found, distances = self._nearest(point, breadth)
+            return found[: max(count, 0)], distances[: max(count, 0)]
         matches = int(np.bitwise_count(allowed).sum())
         count = min(count, matches)
         if count < 1:
-            return np.empty(0, np.int64)
+            return np.empty(0, np.int64), np.empty(0, np.float32)
         breadth = max(breadth, count * self._rows // matches)
         while True:
-            near = self._nearest(point, breadth)
-            found: NDArray[np.int64] = near[(allowed[near >> 3] >> (near & 7).astype(np.uint8)) & 1 == 1]
-            if len(found) >= count or breadth >= self._rows:
-                return found[:count]
+            found, distances = self._nearest(point, breadth)
+            passed = (allowed[found >> 3] >> (found & 7).astype(np.uint8)) & 1 == 1
+            if passed.sum() >= count or breadth >= self._rows:
+                return found[passed][:count], distances[passed][:count]
             breadth *= 2
 
-    def _nearest(self, point: NDArray[np.float32], breadth: int) -> NDArray[np.int64]:
+    def _nearest(self, point: NDArray[np.float32], breadth: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         breadth = min(breadth, self._rows)
         while breadth > 0:
             try:
-                labels, _ = self._index.knn_query(point, k=breadth, num_threads=1)
+                labels, distances = self._index.knn_query(point, k=breadth, num_threads=1)
             except RuntimeError as error:
                 # Fewer rows were reached than asked for; the library then returns none.
                 if "contiguous 2D array" not in str(error):
                     raise
                 breadth -= max(1, breadth // 16)
             else:
-                return np.asarray(labels[0], np.int64)
-        return np.empty(0, np.int64)
+                return np.asarray(labels[0], np.int64), np.asarray(distances[0], np.float32)
+        return np.empty(0, np.int64), np.empty(0, np.float32)
 
 
 def _hnswlib() -> Any:

@@ -142,11 +142,7 @@ class VectorTier:
                 effort=effort,
                 exact=exact,
             )
-            for score, row in found:
-                if score < min_score:
-                    break
-                version, at = int(rows.versions[row]), float(rows.at[row])
-                best.append(Found(rows.key(row), score, version, rows.metadata(row), at))
+            best += rows.found([(score, row) for score, row in found if score >= min_score])
         if len(self.tail):
             best += self.tail.search(query, k, now=now, since=since, until=until, allows=allows, min_score=min_score)
         best.sort(key=_rank)

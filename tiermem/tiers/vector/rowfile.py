@@ -2,7 +2,7 @@
 
 Rows are sorted by event time. Sections begin at multiples of 64 bytes; a directory names them, and a
 trailer at the end of the file names the directory. Every section but the vectors is verified before
-anything of it is used; vectors are verified block by block when first read.
+anything of it is used; each vector is verified when it is first read.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,22 +22,23 @@ import numpy as np
 from xxhash import xxh3_64_intdigest
 
 from tiermem.errors import CorruptionError, IncompatibleFormatError, StorageError, TiermemError
+from tiermem.protocols import Found
 from tiermem.tiers.vector.columns import Columns, encode_columns
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAGIC: Final = b"TMROWS\x00\x01"
-FORMAT: Final = 1
-BLOCK: Final = 16
-"""Vectors under one checksum."""
+FORMAT: Final = 2
 _ALIGN: Final = 64
-# magic, format, vectors in a block, directory offset, directory bytes, directory checksum, segment, file bytes
-TRAILER: Final = struct.Struct("<8sIIQQQQQ")
+# magic, format, zero, directory offset, directory bytes, directory checksum, segment, file bytes
+TRAILER: Final = struct.Struct("<8sI4xQQQQQ")
 _CHECKSUM: Final = struct.Struct("<Q")
 TRAILER_BYTES: Final = TRAILER.size + _CHECKSUM.size
 _VECTORS: Final = "vectors"
 _COLUMNS: Final = "column."
+_HEAD: Final = np.arange(3)
+"""A row's key begins at bound 2 * row, its metadata at the next, and the next row's key at the one after."""
 
 
 class Directory(msgspec.Struct):
@@ -84,36 +86,28 @@ def write_rows(
     sums: list[int] = []
     width = dimension * 4
     with path.open("wb") as file:
-        left = b""
         for chunk in vectors:
-            raw = left + np.ascontiguousarray(chunk, "<f4").tobytes()
-            whole = len(raw) - len(raw) % (BLOCK * width)
-            sums.extend(xxh3_64_intdigest(raw[at : at + BLOCK * width]) for at in range(0, whole, BLOCK * width))
-            file.write(raw[:whole])
-            left = raw[whole:]
+            raw = np.ascontiguousarray(chunk, "<f4").tobytes()
+            sums.extend(xxh3_64_intdigest(raw[at : at + width]) for at in range(0, len(raw), width))
+            file.write(raw)
             with np.errstate(over="ignore", under="ignore"):
                 squares.append(np.einsum("ij,ij->i", chunk, chunk, dtype=np.float32))
             # In float64, where no square is lost at either end.
             longest = max(longest, float(np.einsum("ij,ij->i", chunk, chunk, dtype=np.float64).max(initial=0.0)))
-        if left:
-            sums.append(xxh3_64_intdigest(left))
-            file.write(left)
         rows = len(place.keys)
         sections[_VECTORS] = (0, rows * width, 0)
         norms = np.concatenate(squares) if squares else np.empty(0, np.float32)
         hashes = hash_keys(place.keys)
         order = np.argsort(hashes, kind="stable")
-        raw_keys = [key.encode() for key in place.keys]
+        heads = list(chain.from_iterable(zip(map(str.encode, place.keys), place.metadata, strict=True)))
         parts: dict[str, bytes] = {
-            "blocks": np.array(sums, "<u8").tobytes(),
+            "sums": np.array(sums, "<u8").tobytes(),
             "squares": norms.astype("<f4").tobytes(),
             "versions": place.versions.astype("<u8").tobytes(),
             "at": place.at.astype("<f8").tobytes(),
             "expires": place.expires.astype("<f8").tobytes(),
-            "key_ends": _ends(raw_keys),
-            "keys": b"".join(raw_keys),
-            "metadata_ends": _ends(place.metadata),
-            "metadata": b"".join(place.metadata),
+            "bounds": np.cumsum([0, *map(len, heads)], dtype="<u8").tobytes(),
+            "heads": b"".join(heads),
             "hashes": hashes[order].astype("<u8").tobytes(),
             "order": order.astype("<u4").tobytes(),
         }
@@ -127,7 +121,6 @@ def write_rows(
         trailer = TRAILER.pack(
             MAGIC,
             FORMAT,
-            BLOCK,
             start,
             len(directory),
             xxh3_64_intdigest(directory),
@@ -139,10 +132,6 @@ def write_rows(
         file.flush()
         os.fsync(file.fileno())
     return seal
-
-
-def _ends(parts: Sequence[bytes]) -> bytes:
-    return np.cumsum([len(part) for part in parts], dtype="<u8").tobytes()
 
 
 class RowFile:
@@ -159,6 +148,7 @@ class RowFile:
         self.path = path
         self.number = number
         self.damaged = False
+        self._scattered = False
         try:
             with path.open("rb") as file:
                 size = os.fstat(file.fileno()).st_size
@@ -171,8 +161,11 @@ class RowFile:
         raw = self._view[size - TRAILER_BYTES : size - _CHECKSUM.size]
         if xxh3_64_intdigest(raw) != seal or _CHECKSUM.unpack(self._view[size - _CHECKSUM.size :])[0] != seal:
             raise self._damage("has not the trailer it was published with")
-        _, form, block, start, length, checksum, named, whole = TRAILER.unpack(raw)
-        if form != FORMAT or block != BLOCK:
+        _, form, start, length, checksum, named, whole = TRAILER.unpack(raw)
+        if form < FORMAT:
+            # To be built anew from L3, as damage is.
+            raise self._damage(f"is of format {form}, this version reads {FORMAT}")
+        if form > FORMAT:
             raise IncompatibleFormatError(f"{path.name}: row format {form}, this version reads {FORMAT}")
         if named != number or whole != size or start + length + TRAILER_BYTES != size:
             raise self._damage("is another segment's, or of another length")
@@ -195,18 +188,15 @@ class RowFile:
 
     def _load(self) -> None:
         self.vectors: NDArray[np.float32] = self._section(_VECTORS, "<f4").reshape(self.rows, self.dimension)
-        self._sums: NDArray[np.uint64] = self._section("blocks", "<u8")
+        self._sums: NDArray[np.uint64] = self._section("sums", "<u8")
         self._verified = np.zeros(len(self._sums), bool)
         self.squares: NDArray[np.float32] = self._section("squares", "<f4")
         self.versions: NDArray[np.uint64] = self._section("versions", "<u8")
         self.at: NDArray[np.float64] = self._section("at", "<f8")
         self.expires: NDArray[np.float64] = self._section("expires", "<f8")
         self.first_expiry = float(self.expires.min()) if self.rows else float("inf")
-        # Through `memoryview`, whose items are plain ints at half the cost of numpy's.
-        self._key_ends = self._section("key_ends").cast("Q")
-        self._keys: memoryview = self._section("keys")
-        self._metadata_ends = self._section("metadata_ends").cast("Q")
-        self._metadata: memoryview = self._section("metadata")
+        self._bounds: NDArray[np.uint64] = self._section("bounds", "<u8")
+        self._heads: memoryview = self._section("heads")
         self._hashes: NDArray[np.uint64] = self._section("hashes", "<u8")
         self._order: NDArray[np.uint32] = self._section("order", "<u4")
         names = [name for name in self.about.sections if name.startswith(_COLUMNS)]
@@ -219,13 +209,23 @@ class RowFile:
 
     def key(self, row: int) -> str:
         """The key of a row."""
-        ends = self._key_ends
-        return str(self._keys[ends[row - 1] if row else 0 : ends[row]], "utf-8")
+        start, end = self._bounds[2 * row : 2 * row + 2].tolist()
+        return str(self._heads[start:end], "utf-8")
 
-    def metadata(self, row: int) -> bytes:
-        """The encoded metadata of a row."""
-        ends = self._metadata_ends
-        return bytes(self._metadata[ends[row - 1] if row else 0 : ends[row]])
+    def heads(self, rows: NDArray[np.int64]) -> list[tuple[str, bytes]]:
+        """The key and the encoded metadata of each row."""
+        bounds = self._bounds[2 * rows[:, None] + _HEAD].tolist()
+        heads = self._heads
+        return [(str(heads[start:middle], "utf-8"), bytes(heads[middle:end])) for start, middle, end in bounds]
+
+    def found(self, scored: Sequence[tuple[float, int]]) -> list[Found]:
+        """What there is to say of (score, row) pairs."""
+        rows = np.array([row for _, row in scored], np.int64)
+        versions, at = self.versions[rows].tolist(), self.at[rows].tolist()
+        return [
+            Found(key, score, version, metadata, moment)
+            for (score, _), (key, metadata), version, moment in zip(scored, self.heads(rows), versions, at, strict=True)
+        ]
 
     def find(self, keys: Sequence[str]) -> NDArray[np.int64]:
         """The row of each key, -1 where there is none."""
@@ -245,30 +245,35 @@ class RowFile:
                 place += 1
         return found
 
-    def take(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The vectors of `rows`, verified.
+    def take(self, rows: NDArray[np.int64], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """The vectors of `rows`, verified; in the first rows of `out` if that is given.
 
         Raises:
             CorruptionError: a block is damaged.
         """
-        blocks = rows // BLOCK
-        known = self._verified[blocks]
+        known = self._verified[rows]
         if not known.all():
-            self._verify(np.unique(blocks[~known]))
-        return self.vectors[rows]
+            self._verify(rows[~known])
+        # No row is out of bounds; to be asked to clip costs half of what indexing does.
+        return self.vectors.take(rows, axis=0, out=None if out is None else out[: len(rows)], mode="clip")
+
+    def scatter(self) -> None:
+        """From here on few vectors are read, here and there: what lies around one is not read with it."""
+        self._map.madvise(mmap.MADV_RANDOM, 0, self.vectors.nbytes)
+        self._scattered = True
 
     def span(self, low: int, high: int) -> NDArray[np.float32]:
         """The vectors of the rows from `low` up to but without `high`, verified."""
-        blocks = np.arange(low // BLOCK, -(-high // BLOCK))
-        self._verify(blocks[~self._verified[blocks]])
+        if self._scattered:
+            start = low * self.dimension * 4 & -mmap.PAGESIZE
+            self._map.madvise(mmap.MADV_WILLNEED, start, high * self.dimension * 4 - start)
+        self._verify(low + np.flatnonzero(~self._verified[low:high]))
         return self.vectors[low:high]
 
-    def _verify(self, blocks: NDArray[np.int64]) -> None:
-        width = BLOCK * self.dimension * 4
-        end = self.rows * self.dimension * 4
-        for block in blocks.tolist():
-            view = self._view[block * width : min((block + 1) * width, end)]
-            if xxh3_64_intdigest(view) != self._sums[block]:
+    def _verify(self, rows: NDArray[np.int64]) -> None:
+        width = self.dimension * 4
+        for row, wanted in zip(rows.tolist(), self._sums[rows].tolist(), strict=True):
+            if xxh3_64_intdigest(self._view[row * width : (row + 1) * width]) != wanted:
                 self.damaged = True
-                raise self._damage(f"is damaged in its vectors from row {block * BLOCK} on")
-            self._verified[block] = True
+                raise self._damage(f"is damaged in the vector of row {row}")
+        self._verified[rows] = True

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from tiermem.policy.planner import plan
+from tiermem.policy.planner import contenders, plan
 from tiermem.tiers.vector.rowfile import RowFile
 from tiermem.tiers.vector.scores import as_point, exact_scores, shortlist
 
@@ -24,7 +24,9 @@ _SCAN: Final = 1_024
 _SWEEP: Final = 65_536
 """Rows that lie side by side, compared at a time: whole blocks of a file."""
 _FILTERS: Final = 16
-"""Filters whose bits are kept."""
+"""Filters whose matches are kept."""
+_LISTED: Final = 65_536
+"""So many matches of a filter are kept as numbers, too."""
 
 
 def full_bits(rows: int) -> NDArray[np.uint8]:
@@ -41,6 +43,15 @@ def count_bits(bits: NDArray[np.uint8]) -> int:
     return int(np.bitwise_count(bits.view(np.uint64)).sum())
 
 
+def set_bits(bits: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """The numbers of those that are set, ascending."""
+    # Most bytes of a selective filter are empty.
+    held = np.flatnonzero(bits)
+    places = np.flatnonzero(np.unpackbits(bits[held], bitorder="little"))
+    numbers: NDArray[np.int64] = held[places >> 3] * 8 + (places & 7)
+    return numbers
+
+
 def _cut(bits: NDArray[np.uint8], low: int, high: int) -> NDArray[np.uint8]:
     """A copy of `bits` with those outside [low, high) cleared."""
     cut = bits.copy()
@@ -53,6 +64,26 @@ def _cut(bits: NDArray[np.uint8], low: int, high: int) -> NDArray[np.uint8]:
     return cut
 
 
+class _Matching:
+    """The rows that match a filter, tombstones included."""
+
+    __slots__ = ("_rows", "bits", "count")
+
+    def __init__(self, bits: NDArray[np.uint8]) -> None:
+        self.bits = bits
+        self.count = count_bits(bits)
+        self._rows: NDArray[np.int64] | None = None
+
+    def within(self, bits: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """The numbers of those whose bit is set in `bits`, which holds no others, ascending."""
+        if self._rows is None:
+            if self.count > _LISTED:
+                return set_bits(bits)
+            self._rows = set_bits(self.bits)
+        rows = self._rows
+        return rows if bits is self.bits else rows[(bits[rows >> 3] >> (rows & 7).astype(np.uint8)) & 1 == 1]
+
+
 class Segment:
     """The rows of one file and the graph over them; without a graph every allowed row is compared."""
 
@@ -60,15 +91,13 @@ class Segment:
         self.rows = rows
         self.graph = graph
         self._all = full_bits(rows.rows)
-        self._filters: dict[Node, tuple[NDArray[np.uint8], int]] = {}
+        self._filters: dict[Node, _Matching] = {}
         self._lock = threading.Lock()
 
-    def _matching(self, where: Filter) -> tuple[NDArray[np.uint8], int]:
-        """The bits of the rows that match, and how many."""
+    def _matching(self, where: Filter) -> _Matching:
         known = self._filters.get(where.node)
         if known is None:
-            bits = self.rows.columns.bits(where.node)
-            known = bits, count_bits(bits)
+            known = _Matching(self.rows.columns.bits(where.node))
             with self._lock:
                 while len(self._filters) >= _FILTERS:
                     del self._filters[next(iter(self._filters))]
@@ -105,13 +134,13 @@ class Segment:
         if low >= high:
             return []
         bits, allowed = alive, live
-        if where is not None:
-            matching, allowed = self._matching(where)
+        matching = None if where is None else self._matching(where)
+        if matching is not None:
             if bits is not None:
-                bits = matching & bits
+                bits = matching.bits & bits
                 allowed = count_bits(bits)
             else:
-                bits = matching
+                bits, allowed = matching.bits, matching.count
         if rows.first_expiry <= now:
             unexpired = np.zeros_like(self._all)
             packed = np.packbits(rows.expires > now, bitorder="little")
@@ -131,13 +160,15 @@ class Segment:
         if way.effort and not exact and self.graph is not None:
             if bits is None and not whole:
                 bits = _cut(self._all, low, high)
-            point = as_point(rows.about.metric, query, rows.about.largest)
-            found = self.graph.search(point, way.rows, way.effort, bits)
+            metric = rows.about.metric
+            point = as_point(metric, query, rows.about.largest)
+            found, distances = self.graph.search(point, way.rows, way.effort, bits)
             if len(found) >= min(k, allowed):
-                return self._scored(query, found, k)
+                count = contenders(distances.tolist(), k, self.graph.noise, squared=metric != "dot")
+                return self._scored(query, found[:count], k)
         if bits is None:
             return self._sweep(query, low, high, k)
-        return self._scan(query, np.flatnonzero(np.unpackbits(bits, bitorder="little")), k)
+        return self._scan(query, set_bits(bits) if matching is None else matching.within(bits), k)
 
     def _scored(self, query: NDArray[np.float32], rows: NDArray[np.int64], k: int) -> Scored:
         """(score, row) of those of `rows` that are among the k best of them or tie with the last, best first."""
@@ -149,20 +180,20 @@ class Segment:
         return ranked[:last]
 
     def _scan(self, query: NDArray[np.float32], rows: NDArray[np.int64], k: int) -> Scored:
-        chosen = []
-        for start in range(0, len(rows), _SCAN):
-            part = rows[start : start + _SCAN]
-            with np.errstate(all="ignore"):
-                products = self.rows.take(part) @ query
-            chosen.append(part[shortlist(self.rows.about.metric, products, self.rows.squares[part], query, k)])
-        return self._scored(query, np.concatenate(chosen), k)
+        products = np.empty(len(rows), np.float32)
+        some = np.empty((min(len(rows), _SCAN), len(query)), np.float32)
+        with np.errstate(all="ignore"):
+            for start in range(0, len(rows), _SCAN):
+                part = rows[start : start + _SCAN]
+                np.matmul(self.rows.take(part, some), query, out=products[start : start + _SCAN])
+        near = shortlist(self.rows.about.metric, products, self.rows.squares[rows], query, k)
+        return self._scored(query, rows[near], k)
 
     def _sweep(self, query: NDArray[np.float32], low: int, high: int, k: int) -> Scored:
-        chosen = []
-        for start in range(low, high, _SWEEP):
-            stop = min(start + _SWEEP, high)
-            with np.errstate(all="ignore"):
-                products = self.rows.span(start, stop) @ query
-            squares = self.rows.squares[start:stop]
-            chosen.append(start + shortlist(self.rows.about.metric, products, squares, query, k))
-        return self._scored(query, np.concatenate(chosen), k)
+        products = np.empty(high - low, np.float32)
+        with np.errstate(all="ignore"):
+            for start in range(low, high, _SWEEP):
+                stop = min(start + _SWEEP, high)
+                np.matmul(self.rows.span(start, stop), query, out=products[start - low : stop - low])
+        near = shortlist(self.rows.about.metric, products, self.rows.squares[low:high], query, k)
+        return self._scored(query, low + near, k)

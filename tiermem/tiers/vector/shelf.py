@@ -50,6 +50,8 @@ class Shelf:
         if known is not None and (known.graph is not None or not graph or number in self.problems):
             return known
         rows = RowFile(self.rows_path(number), number, seal) if known is None else known.rows
+        if known is None:
+            rows.scatter()
         opened = None
         if graph:
             try:
