@@ -698,7 +698,7 @@ def test_put_many_columns(mem: Memory, settle: Settle) -> None:
 def test_put_many_tells_how_far_it_is(tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
     small = tiermem.Config(cold=tiermem.ColdConfig(journal_bytes=2**20))
-    with tiermem.open(tmp_path, small) as mem:
+    with tiermem.open(tmp_path, config=small) as mem:
         names = [f"k{number}" for number in range(700)]
         mem.put_many(
             "n", keys=names, values=["x" * 1000] * 700, progress=lambda done, total: told.append((done, total))
