@@ -703,7 +703,7 @@ def test_put_many_tells_how_far_it_is(tmp_path: Path) -> None:
         mem.put_many(
             "n", keys=names, values=["x" * 1000] * 700, progress=lambda done, total: told.append((done, total))
         )
-        mem["n"].put_many([("one", 1)], progress=lambda done, total: told.append((done, total)))
+        mem.namespace("n").put_many([("one", 1)], progress=lambda done, total: told.append((done, total)))
         assert mem.count("n") == 701
     *parts, last = told
     assert len(parts) > 3
