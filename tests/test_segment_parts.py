@@ -25,7 +25,7 @@ from tiermem.tiers.vector.faiss_engine import FaissEngine
 from tiermem.tiers.vector.graphfile import load_graph, seal_graph
 from tiermem.tiers.vector.hnswlib_engine import HnswlibEngine
 from tiermem.tiers.vector.index import Part, VectorTier
-from tiermem.tiers.vector.rowfile import Place, RowFile, write_rows
+from tiermem.tiers.vector.rowfile import Place, RowFile, hash_keys, write_rows
 from tiermem.tiers.vector.scores import as_point, as_points, exact_scores
 from tiermem.tiers.vector.segment import Segment, _Matching, count_bits, full_bits, set_bits
 from tiermem.tiers.vector.shelf import Shelf
@@ -160,7 +160,7 @@ def test_a_segment_without_a_graph_answers_exactly(tmp_path: Path, metric: str) 
     part = Part(Segment(rows, None))
     part.bury(dead)
     assert (part.live, part.dead) == (count - 300, 300)
-    assert (part.places(place.keys) < 0).nonzero()[0].tolist() == sorted(dead.tolist())
+    assert (part.places(place.keys, hash_keys(place.keys)) < 0).nonzero()[0].tolist() == sorted(dead.tolist())
     assert Part(part.segment, (~part.alive & full_bits(count)).tobytes()).live == part.live
     tier = VectorTier(6, metric, [part])
     chosen = filters.compile_filter({"n": 1})

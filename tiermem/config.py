@@ -60,7 +60,7 @@ class VectorConfig:
         float32), "flat", "ivf" or "ivfpq".
     m: links of a row in an HNSW graph (16). ef_construction: breadth of the search for them (128).
     metric: the metric of namespaces whose first vector arrives without `create_namespace`.
-    seal_rows: vectors gathered in the tail, which is compared row by row, before they are sealed (8192).
+    seal_rows: vectors gathered in the tail, which is compared row by row, before they are sealed (4096).
     """
 
     engine: Literal["faiss", "hnswlib"] | VectorEngine = "faiss"
@@ -68,7 +68,7 @@ class VectorConfig:
     m: int = 16
     ef_construction: int = 128
     metric: Metric = "cosine"
-    seal_rows: int = 8192
+    seal_rows: int = 4096
 
     def __post_init__(self) -> None:
         _require(self.metric in METRICS, f"VectorConfig.metric must be one of {METRICS}, not {self.metric!r}")

@@ -60,7 +60,7 @@ class VectorIndex(Protocol):
     ) -> tuple[RowArray, FloatArray]:
         """Up to `count` numbers of rows near `point` (1-D), nearest first as far as is known, and how far they are.
 
-        Distances are squared euclidean ones, or a constant minus the inner product. Only rows whose bit is set in
+        Distances are squared euclidean ones, or minus the inner product. Only rows whose bit is set in
         `allowed` (packed, little bit order; None: all). `effort` ≥ `count` is how many rows to consider. Starts no
         threads.
         """

@@ -10,7 +10,7 @@ import os
 import select
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -96,8 +96,8 @@ class _Gathered:
         self.row.append(rows)
 
 
-def build(env: ColdEnv, shelf: Shelf, job: Job, engine: VectorEngine, progress: Progress) -> Built:
-    """Write the files of a segment, synced, under their names.
+def build(env: ColdEnv, shelf: Shelf, job: Job, engine_for: Callable[[int], VectorEngine], progress: Progress) -> Built:
+    """Write the files of a segment, synced, under their names; `engine_for` is told how many rows there are.
 
     Raises:
         CorruptionError: an input is damaged. StorageError, OSError: there is no room.
@@ -128,6 +128,7 @@ def build(env: ColdEnv, shelf: Shelf, job: Job, engine: VectorEngine, progress: 
             dimension, metric = info.dimension, info.metric
         graph = total >= GRAPH_ROWS
         if graph:
+            engine = engine_for(total)
             rows = RowFile(fresh[0], job.number, seal)
             largest = rows.about.largest
             points = (
@@ -255,7 +256,7 @@ def main() -> int:
     try:
         env = ColdEnv(root, job.generation, ColdConfig(), read_only=True)
         try:
-            done = build(env, shelf, job, job.options.make(), lambda rows, total: tell([rows, total]))
+            done = build(env, shelf, job, job.options.make, lambda rows, total: tell([rows, total]))
         finally:
             env.close()
     except OSError as exc:

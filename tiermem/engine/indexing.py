@@ -196,9 +196,7 @@ class Indexing:
             if item.flags & HAS_VECTOR and len(item.vector) == width
         ]
         kept = {row.key for row in rows}
-        index.remove([key for key in keys if key not in kept])
-        versions = index.versions([row.key for row in rows])
-        index.upsert([row for row, version in zip(rows, versions, strict=True) if row.version != version])
+        index.update(rows, [key for key in keys if key not in kept])
 
     def search(
         self,

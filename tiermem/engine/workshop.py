@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -55,10 +56,9 @@ class Workshop:
                 # No process may be started here: the work is done in this one.
                 child = None
         if child is None:
-            engine = job.options.make() if isinstance(own, str) else own
             # One thread: after a parallel region in this process, a forked child could hang in one.
             alone = msgspec.structs.replace(job, threads=1)
-            return _here(store, alone, engine, progress)
+            return _here(store, alone, job.options.make if isinstance(own, str) else lambda rows: own, progress)
         self._children.add(child)
         try:
             if self._closing:
@@ -75,7 +75,7 @@ class Workshop:
             child.wait()
 
 
-def _here(store: Store, job: Job, engine: VectorEngine, progress: Progress) -> Built:
+def _here(store: Store, job: Job, engine_for: Callable[[int], VectorEngine], progress: Progress) -> Built:
     """Build in this process. What an engine of anybody's raises is a StorageError; what `progress` raises is not."""
     callers: list[BaseException] = []
 
@@ -87,7 +87,7 @@ def _here(store: Store, job: Job, engine: VectorEngine, progress: Progress) -> B
             raise
 
     try:
-        return builder.build(store.cold, store.sealer.shelf, job, engine, tell)
+        return builder.build(store.cold, store.sealer.shelf, job, engine_for, tell)
     except TiermemError:
         raise
     except Exception as exc:

@@ -9,7 +9,9 @@ from typing import Final, NamedTuple
 FEW: Final = 16
 """A row met on a walk costs as much as so many compared one after the other."""
 EFFORT: Final = 128
-"""Breadth of a walk for ten results among all rows."""
+"""Breadth of a walk for ten results, through the only segment there is."""
+LEAST: Final = 48
+"""Breadth through a segment that holds next to nothing of what there is."""
 WIDEST: Final = 2_048
 _SIGMAS: Final = 4.0
 _ROUNDING: Final = 1e-5
@@ -26,15 +28,18 @@ class Plan(NamedTuple):
 EXACTLY: Final = Plan(0, 0)
 
 
-def plan(rows: int, allowed: int, k: int, effort: int | None) -> Plan:
-    """How to find the k best among `allowed` of a segment's `rows`.
+def plan(rows: int, allowed: int, k: int, effort: int | None, share: float = 1.0) -> Plan:
+    """How to find the k best among `allowed` of a segment's `rows`, which are that share of all live rows.
+
+    A segment's part in what is missed is its share times what a walk through it misses: the smaller it is, the less
+    effort is spent on it.
 
     A walk meets few allowed rows where few are allowed, so it must be the broader; once it would have
     to be broader than `WIDEST`, comparing every row costs less. Candidates come in the order of 8-bit
     codes: the k best are among the first 2k, and `contenders` tells which of these it can be.
     """
     count = 2 * k + 8
-    breadth = max(effort or EFFORT, count)
+    breadth = max(effort or max(LEAST, round(EFFORT * share**0.5)), count)
     if effort is None:
         breadth = max(breadth, round(breadth * (k / 10) ** 0.5))
     breadth = round(breadth * (rows / allowed) ** 0.6)
@@ -43,18 +48,20 @@ def plan(rows: int, allowed: int, k: int, effort: int | None) -> Plan:
     return Plan(breadth, count)
 
 
-def contenders(distances: Sequence[float], k: int, noise: float, *, squared: bool) -> int:
-    """How many of the candidates, nearest first, can be among the k nearest.
+def contenders(distances: Sequence[float], k: int, noise: float, *, squared: bool, within: float = math.inf) -> int:
+    """How many of the candidates, nearest first, can be among the k nearest, and no further than `within`.
 
     `noise` is the standard deviation of a coordinate of theirs, so that of an inner product with a unit vector, and
     2√d times it that of a squared distance d. Two of them have to differ by `_SIGMAS` of their difference.
     """
-    if len(distances) <= k:
+    edge = within
+    if len(distances) >= k and not within < distances[k - 1]:
+        edge = distances[k - 1]
+    if edge == math.inf:
         return len(distances)
-    edge = distances[k - 1]
     one = 2 * noise * math.sqrt(max(edge, 0.0)) if squared else noise
     furthest = edge + _SIGMAS * math.sqrt(2) * one + _ROUNDING * (1 + abs(edge))
-    count = k
+    count = 0
     # Not less or equal: what is not a number is compared exactly.
     while count < len(distances) and not distances[count] > furthest:
         count += 1

@@ -155,7 +155,9 @@ class _HnswlibGraph:
                     raise
                 breadth -= max(1, breadth // 16)
             else:
-                return np.asarray(labels[0], np.int64), np.asarray(distances[0], np.float32)
+                # For inner products the library says 1 - p.
+                gaps = distances[0] - 1 if self._index.space == "ip" else distances[0]
+                return np.asarray(labels[0], np.int64), np.asarray(gaps, np.float32)
         return np.empty(0, np.int64), np.empty(0, np.float32)
 
 

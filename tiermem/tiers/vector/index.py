@@ -15,6 +15,7 @@ import numpy as np
 
 from tiermem.protocols import Found, Row
 from tiermem.tiers.vector.exact import ExactIndex
+from tiermem.tiers.vector.rowfile import RowFile, hash_keys
 from tiermem.tiers.vector.segment import Segment, count_bits, full_bits
 
 if TYPE_CHECKING:
@@ -38,9 +39,9 @@ class Part:
         """Tombstones."""
         return self.segment.rows.rows - self.live
 
-    def places(self, keys: Sequence[str]) -> NDArray[np.int64]:
-        """The live row of each key, -1 where there is none."""
-        rows = self.segment.rows.find(keys)
+    def places(self, keys: Sequence[str], hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """The live row of each key, -1 where there is none; `hashes` are those of `keys`."""
+        rows = self.segment.rows.find(keys, hashes)
         at = np.flatnonzero(rows >= 0)
         if len(at):
             held = rows[at]
@@ -48,7 +49,9 @@ class Part:
         return rows
 
     def bury(self, rows: NDArray[np.int64]) -> None:
-        """Make `rows`, which are alive and each named once, tombstones."""
+        """Make those of `rows` that are alive tombstones; negative ones are none."""
+        rows = np.unique(rows[rows >= 0])
+        rows = rows[(self.alive[rows >> 3] >> (rows & 7).astype(np.uint8)) & 1 == 1]
         if len(rows):
             np.bitwise_and.at(self.alive, rows >> 3, ~(np.uint8(1) << (rows & 7).astype(np.uint8)))
             self.live -= len(rows)
@@ -61,7 +64,8 @@ class VectorTier:
         self.dimension = dimension
         self.metric = metric
         self.epoch = epoch
-        self.parts = tuple(parts)
+        # The largest first: what they hold is most likely the best, and spares the others work.
+        self.parts = tuple(sorted(parts, key=lambda part: -part.live))
         self.tail = ExactIndex(dimension, metric)
 
     def __len__(self) -> int:
@@ -78,31 +82,29 @@ class VectorTier:
         graphs = sum(part.segment.graph.nbytes for part in self.parts if part.segment.graph is not None)
         return graphs + sum(part.alive.nbytes for part in self.parts) + self.tail.nbytes
 
-    def versions(self, keys: Sequence[str]) -> list[int]:
-        """The version of the live row of each key, 0 where there is none."""
-        found = [self.tail.version(key) for key in keys]
-        for part in self.parts:
-            places = part.places(keys)
+    def update(self, rows: Sequence[Row], gone: Sequence[str] = ()) -> None:
+        """Take up the rows of some keys, as L3 has them now, and drop those of the keys that are `gone`."""
+        if gone:
+            self.tail.remove(gone)
+            self.bury(gone)
+        keys = [row.key for row in rows]
+        hashes = hash_keys(keys)
+        found = [part.places(keys, hashes) for part in self.parts]
+        versions = [self.tail.version(key) for key in keys]
+        for part, places in zip(self.parts, found, strict=True):
             for at in np.flatnonzero(places >= 0).tolist():
-                found[at] = found[at] or int(part.segment.rows.versions[places[at]])
-        return found
-
-    def upsert(self, rows: Sequence[Row]) -> None:
-        """Add rows, replacing those of the same keys."""
-        self.tail.upsert(rows)
-        self.bury([row.key for row in rows])
-
-    def remove(self, keys: Sequence[str]) -> None:
-        """Delete the rows of `keys`; unknown keys are ignored."""
-        self.tail.remove(keys)
-        self.bury(keys)
+                versions[at] = versions[at] or int(part.segment.rows.versions[places[at]])
+        fresh = [at for at, row in enumerate(rows) if row.version != versions[at]]
+        self.tail.upsert([rows[at] for at in fresh])
+        for part, places in zip(self.parts, found, strict=True):
+            part.bury(places[fresh])
 
     def bury(self, keys: Sequence[str]) -> None:
         """Make what the segments hold of `keys` tombstones."""
         if keys:
+            hashes = hash_keys(keys)
             for part in self.parts:
-                places = part.places(keys)
-                part.bury(np.unique(places[places >= 0]))
+                part.bury(part.places(keys, hashes))
 
     def search(
         self,
@@ -126,15 +128,19 @@ class VectorTier:
         Raises:
             CorruptionError: a segment is damaged; nothing was answered.
         """
-        best: list[Found] = []
+        # Nothing below the k-th best so far can get in: of most segments little has to be looked at closely.
+        pool: list[tuple[float, int, RowFile]] = []
+        floor = min_score
+        total = len(self)
         for part in self.parts:
             rows = part.segment.rows
-            alive = part.alive if part.live < rows.rows else None
             found = part.segment.search(
                 query,
                 k,
-                alive,
+                part.alive if part.live < rows.rows else None,
                 part.live,
+                share=part.live / max(total, 1),
+                floor=floor,
                 now=now,
                 since=since,
                 until=until,
@@ -142,11 +148,30 @@ class VectorTier:
                 effort=effort,
                 exact=exact,
             )
-            best += rows.found([(score, row) for score, row in found if score >= min_score])
+            pool += [(score, row, rows) for score, row in found if score >= floor]
+            if len(pool) > k:
+                pool.sort(key=_score, reverse=True)
+                floor = pool[k - 1][0]
+        last: list[Found] = []
         if len(self.tail):
-            best += self.tail.search(query, k, now=now, since=since, until=until, allows=allows, min_score=min_score)
-        best.sort(key=_rank)
-        return _newest(best)[:k]
+            last = self.tail.search(query, k, now=now, since=since, until=until, allows=allows, min_score=min_score)
+        ahead = [entry for entry in pool if entry[0] >= floor]
+        best = _newest(sorted(_described(ahead) + last, key=_rank))
+        if len(best) < k and len(ahead) < len(pool):
+            # Rows that were updated just now were met twice.
+            best = _newest(sorted(_described(pool) + last, key=_rank))
+        return best[:k]
+
+
+def _score(entry: tuple[float, int, RowFile]) -> float:
+    return entry[0]
+
+
+def _described(entries: Sequence[tuple[float, int, RowFile]]) -> list[Found]:
+    by_file: dict[int, tuple[RowFile, list[tuple[float, int]]]] = {}
+    for score, row, rows in entries:
+        by_file.setdefault(rows.number, (rows, []))[1].append((score, row))
+    return [found for rows, scored in by_file.values() for found in rows.found(scored)]
 
 
 def _rank(hit: Found) -> tuple[float, str]:

@@ -227,12 +227,12 @@ class RowFile:
             for (score, _), (key, metadata), version, moment in zip(scored, self.heads(rows), versions, at, strict=True)
         ]
 
-    def find(self, keys: Sequence[str]) -> NDArray[np.int64]:
-        """The row of each key, -1 where there is none."""
+    def find(self, keys: Sequence[str], hashes: NDArray[np.uint64] | None = None) -> NDArray[np.int64]:
+        """The row of each key, -1 where there is none; `hashes` are those of `keys`, if they are known."""
         found = np.full(len(keys), -1, np.int64)
         if not self.rows:
             return found
-        wanted = hash_keys(keys)
+        wanted = hash_keys(keys) if hashes is None else hashes
         places = np.searchsorted(self._hashes, wanted)
         likely = np.flatnonzero(self._hashes[np.minimum(places, self.rows - 1)] == wanted)
         for at in likely.tolist():

@@ -96,3 +96,19 @@ def as_point(metric: str, query: NDArray[np.float32], largest: float) -> NDArray
     wide /= (largest if metric == "euclidean" else math.sqrt(np.dot(wide, wide))) or 1.0
     # A longer point would be beyond float32, or its squares would.
     return np.maximum(np.minimum(wide, _FAR), -_FAR).astype(np.float32)
+
+
+def as_distance(metric: str, score: float, query: NDArray[np.float32], largest: float) -> float:
+    """How far from `as_point(query)` the points of that score lie; see `as_points`.
+
+    cosine: the squared distance of two unit vectors, 2 - 2s; euclidean: the squared distance; dot: minus the product.
+    """
+    if score == -math.inf:
+        return math.inf
+    if metric == "cosine":
+        return 2.0 - 2.0 * score
+    if metric == "euclidean":
+        # A score of 0 or more is only reached where both are the same.
+        return (min(score, 0.0) / (largest or 1.0)) ** 2
+    wide = query.astype(np.float64)
+    return -score / ((largest or 1.0) * (math.sqrt(np.dot(wide, wide)) or 1.0))

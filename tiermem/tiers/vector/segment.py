@@ -9,7 +9,7 @@ import numpy as np
 
 from tiermem.policy.planner import contenders, plan
 from tiermem.tiers.vector.rowfile import RowFile
-from tiermem.tiers.vector.scores import as_point, exact_scores, shortlist
+from tiermem.tiers.vector.scores import as_distance, as_point, exact_scores, shortlist
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -111,6 +111,8 @@ class Segment:
         alive: NDArray[np.uint8] | None,
         live: int,
         *,
+        share: float,
+        floor: float,
         now: float,
         since: float,
         until: float,
@@ -120,7 +122,8 @@ class Segment:
     ) -> Scored:
         """(score, row) of the min(k, matches) best of the `live` rows in `alive` (None: all), best first.
 
-        Whatever ties with the last is there too.
+        Whatever ties with the last is there too; what scores less than `floor` may be left out. `share` is the part of
+        these rows in all that are searched.
 
         Raises:
             CorruptionError: the file is damaged where it was read.
@@ -156,7 +159,7 @@ class Segment:
                 allowed = count_bits(bits)
         if not allowed:
             return []
-        way = plan(rows.rows, allowed, k, effort)
+        way = plan(rows.rows, allowed, k, effort, share)
         if way.effort and not exact and self.graph is not None:
             if bits is None and not whole:
                 bits = _cut(self._all, low, high)
@@ -164,7 +167,9 @@ class Segment:
             point = as_point(metric, query, rows.about.largest)
             found, distances = self.graph.search(point, way.rows, way.effort, bits)
             if len(found) >= min(k, allowed):
-                count = contenders(distances.tolist(), k, self.graph.noise, squared=metric != "dot")
+                within = as_distance(metric, floor, query, rows.about.largest)
+                squared = metric != "dot"
+                count = contenders(distances.tolist(), k, self.graph.noise, squared=squared, within=within)
                 return self._scored(query, found[:count], k)
         if bits is None:
             return self._sweep(query, low, high, k)
@@ -172,6 +177,8 @@ class Segment:
 
     def _scored(self, query: NDArray[np.float32], rows: NDArray[np.int64], k: int) -> Scored:
         """(score, row) of those of `rows` that are among the k best of them or tie with the last, best first."""
+        if not len(rows):
+            return []
         scores: list[float] = exact_scores(self.rows.about.metric, self.rows.take(rows), query).tolist()
         ranked = sorted(zip(scores, rows.tolist(), strict=True), reverse=True)
         last = k
@@ -185,7 +192,7 @@ class Segment:
         with np.errstate(all="ignore"):
             for start in range(0, len(rows), _SCAN):
                 part = rows[start : start + _SCAN]
-                np.matmul(self.rows.take(part, some), query, out=products[start : start + _SCAN])
+                np.vecdot(self.rows.take(part, some), query, out=products[start : start + _SCAN])
         near = shortlist(self.rows.about.metric, products, self.rows.squares[rows], query, k)
         return self._scored(query, rows[near], k)
 
@@ -194,6 +201,6 @@ class Segment:
         with np.errstate(all="ignore"):
             for start in range(low, high, _SWEEP):
                 stop = min(start + _SWEEP, high)
-                np.matmul(self.rows.span(start, stop), query, out=products[start - low : stop - low])
+                np.vecdot(self.rows.span(start, stop), query, out=products[start - low : stop - low])
         near = shortlist(self.rows.about.metric, products, self.rows.squares[low:high], query, k)
         return self._scored(query, low + near, k)
