@@ -27,13 +27,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from vectorbench import child, page, plots
 from vectorbench.data import REAL, SEED
-from vectorbench.run import PARTS, Options, Run, installed, known_subjects
+from vectorbench.run import LARGE, PARTS, Options, Run, installed, known_subjects
 
 import tiermem
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks" / "vectors.md"
 SIZES = [10_000, 100_000]
 DATA = ["synthetic", REAL]
+LARGE_SUBJECTS = ["tiermem", "hnswlib", "faiss"]
 SECONDS = 120.0
 
 
@@ -66,6 +67,7 @@ def parsed() -> argparse.Namespace:
     add("--sizes", type=listed(), default=SIZES, help="rows of the synthetic data sets (10000,100000)")
     add("--data", type=listed(DATA), default=DATA, help=f"some of {', '.join(DATA)}")
     add("--subjects", type=listed(subjects), default=subjects, help=f"some of {', '.join(subjects)}")
+    add("--large", type=listed(subjects), default=LARGE_SUBJECTS, help=f"those of them beyond {LARGE:,} rows")
     add("--parts", type=listed(list(PARTS)), default=list(PARTS), help=f"some of {', '.join(PARTS)}")
     add("--turns", type=int, default=3, help="fresh processes that search each store (3)")
     add("--seconds", type=float, default=SECONDS, help="how long the ingest lasts (120)")
@@ -118,7 +120,7 @@ def main() -> None:
         document = json.loads(arguments.render.read_text(encoding="utf-8"))
         out = out or PAGE
     else:
-        names = ("sizes", "data", "subjects", "parts", "turns", "seconds", "write_limit", "limit", "keep")
+        names = ("sizes", "data", "subjects", "large", "parts", "turns", "seconds", "write_limit", "limit", "keep")
         chosen = {name: getattr(arguments, name) for name in names}
         options = Options(**chosen, work=arguments.work.resolve())
         document = measured(options, arguments.json, console)

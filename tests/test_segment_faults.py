@@ -238,7 +238,7 @@ def covered(path: Path) -> Callable[[int], bool]:
         return lambda offset: True
     raw = path.read_bytes()
     trailer = rowfile.TRAILER.unpack(raw[-rowfile.TRAILER_BYTES : -8])
-    start, length = trailer[3], trailer[4]
+    _, _, start, length, *_ = trailer
     about = rowfile.msgspec.msgpack.decode(raw[start : start + length], type=rowfile.Directory)
     spans = [(offset, offset + size) for offset, size, _ in about.sections.values()]
     return lambda offset: offset >= start or any(low <= offset < high for low, high in spans)

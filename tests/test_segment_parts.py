@@ -17,7 +17,7 @@ from hypothesis.extra import numpy as hnp
 from tiermem.codec.serialize import encode_metadata
 from tiermem.errors import CorruptionError, IncompatibleFormatError, InvalidArgument
 from tiermem.policy import filters, planner
-from tiermem.policy.merging import FANOUT, MOST_DEAD, due
+from tiermem.policy.merging import FANOUT, MOST_DEAD, YOUNG, YOUNG_FANOUT, due
 from tiermem.protocols import VectorEngine
 from tiermem.tiers.vector import rowfile
 from tiermem.tiers.vector.choice import EngineOptions, engine_of
@@ -331,7 +331,9 @@ def test_merging_what_is_due_ends(given: list[tuple[int, float]]) -> None:
         if not chosen:
             break
         assert set(chosen) <= set(sizes)
-        assert len(chosen) >= FANOUT or all(sizes[number][1] > 0 for number in chosen)
+        young = all(rows - dead < YOUNG for rows, dead in (sizes[number] for number in chosen))
+        least = YOUNG_FANOUT if young else FANOUT
+        assert len(chosen) >= least or all(sizes[number][1] > 0 for number in chosen)
         left = sum(sizes[number][0] - sizes[number][1] for number in chosen)
         for number in chosen:
             del sizes[number]
@@ -346,9 +348,11 @@ def test_merging_what_is_due_ends(given: list[tuple[int, float]]) -> None:
 def test_the_smallest_are_merged_first_and_many_tombstones_are_swept() -> None:
     assert due({}) == due({1: (10, 0)}) == due({1: (10, 2)}) == []
     assert due({1: (10, 3)}) == [1]
-    assert due(dict.fromkeys(range(FANOUT), (100, 0))) == list(range(FANOUT))
-    sizes = dict.fromkeys(range(10), (10**6, 0)) | dict.fromkeys(range(90, 90 + FANOUT), (50, 0))
-    assert due(sizes) == list(range(90, 90 + FANOUT))
+    assert due({number: (100**number, 0) for number in range(YOUNG_FANOUT)}) == list(range(YOUNG_FANOUT))
+    assert due(dict.fromkeys(range(FANOUT - 1), (YOUNG, 0))) == []
+    assert due(dict.fromkeys(range(FANOUT), (YOUNG, 0))) == list(range(FANOUT))
+    sizes = dict.fromkeys(range(10), (10**6, 0)) | dict.fromkeys(range(90, 90 + YOUNG_FANOUT), (50, 0))
+    assert due(sizes) == list(range(90, 90 + YOUNG_FANOUT))
 
 
 # -------------------------------------------------------------------------------------------------------------- points

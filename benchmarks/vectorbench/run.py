@@ -26,6 +26,8 @@ ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAY
 READING = ("search", "filters", "cold", "confined")
 """Phases in which numerical libraries have one thread; the others have what they take by themselves."""
 COLD_STARTS = 3
+LARGE = 100_000
+"""Rows beyond which some subjects are left out: building takes them an hour, or more memory than there is."""
 CONFINED = 2**30
 """Bytes of memory that a store is searched in."""
 DISTRIBUTIONS = {"faiss": "faiss-cpu"}
@@ -42,6 +44,7 @@ class Options:
     sizes: list[int]
     data: list[str]
     subjects: list[str]
+    large: list[str]
     parts: list[str]
     turns: int
     seconds: float
@@ -149,7 +152,8 @@ class Run:
                 self.note("skipped", f"{name}: {exc}")
                 continue
             self.found["datasets"][name] = {"rows": data.rows}
-            self.reading(data, subjects)
+            large = data.rows > LARGE
+            self.reading(data, [name for name in subjects if not large or name in options.large])
             if name == options.written() and "tiermem" in subjects:
                 self.writing(data)
             self.save(self.found)

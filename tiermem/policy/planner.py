@@ -9,9 +9,7 @@ from typing import Final, NamedTuple
 FEW: Final = 16
 """A row met on a walk costs as much as so many compared one after the other."""
 EFFORT: Final = 128
-"""Breadth of a walk for ten results, through the only segment there is."""
-LEAST: Final = 48
-"""Breadth through a segment that holds next to nothing of what there is."""
+"""Breadth of a walk for ten results among all rows."""
 WIDEST: Final = 2_048
 _SIGMAS: Final = 4.0
 _ROUNDING: Final = 1e-5
@@ -28,18 +26,25 @@ class Plan(NamedTuple):
 EXACTLY: Final = Plan(0, 0)
 
 
-def plan(rows: int, allowed: int, k: int, effort: int | None, share: float = 1.0) -> Plan:
-    """How to find the k best among `allowed` of a segment's `rows`, which are that share of all live rows.
+def glance(way: Plan, k: int) -> Plan:
+    """What is enough to see whether any of a segment's rows is among the k best of all."""
+    return Plan(max(way.effort // 4, k), k)
 
-    A segment's part in what is missed is its share times what a walk through it misses: the smaller it is, the less
-    effort is spent on it.
+
+def promising(count: int, k: int) -> bool:
+    """Whether so many at a glance call for a closer look: one that is missed then matters."""
+    return 2 * count > k
+
+
+def plan(rows: int, allowed: int, k: int, effort: int | None) -> Plan:
+    """How to find the k best among `allowed` of a segment's `rows`.
 
     A walk meets few allowed rows where few are allowed, so it must be the broader; once it would have
     to be broader than `WIDEST`, comparing every row costs less. Candidates come in the order of 8-bit
     codes: the k best are among the first 2k, and `contenders` tells which of these it can be.
     """
     count = 2 * k + 8
-    breadth = max(effort or max(LEAST, round(EFFORT * share**0.5)), count)
+    breadth = max(effort or EFFORT, count)
     if effort is None:
         breadth = max(breadth, round(breadth * (k / 10) ** 0.5))
     breadth = round(breadth * (rows / allowed) ** 0.6)

@@ -131,7 +131,6 @@ class VectorTier:
         # Nothing below the k-th best so far can get in: of most segments little has to be looked at closely.
         pool: list[tuple[float, int, RowFile]] = []
         floor = min_score
-        total = len(self)
         for part in self.parts:
             rows = part.segment.rows
             found = part.segment.search(
@@ -139,7 +138,6 @@ class VectorTier:
                 k,
                 part.alive if part.live < rows.rows else None,
                 part.live,
-                share=part.live / max(total, 1),
                 floor=floor,
                 now=now,
                 since=since,
@@ -149,7 +147,7 @@ class VectorTier:
                 exact=exact,
             )
             pool += [(score, row, rows) for score, row in found if score >= floor]
-            if len(pool) > k:
+            if len(pool) >= k:
                 pool.sort(key=_score, reverse=True)
                 floor = pool[k - 1][0]
         last: list[Found] = []

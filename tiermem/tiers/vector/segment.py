@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from tiermem.policy.planner import contenders, plan
+from tiermem.policy.planner import Plan, contenders, glance, plan, promising
 from tiermem.tiers.vector.rowfile import RowFile
 from tiermem.tiers.vector.scores import as_distance, as_point, exact_scores, shortlist
 
@@ -111,7 +111,6 @@ class Segment:
         alive: NDArray[np.uint8] | None,
         live: int,
         *,
-        share: float,
         floor: float,
         now: float,
         since: float,
@@ -122,8 +121,7 @@ class Segment:
     ) -> Scored:
         """(score, row) of the min(k, matches) best of the `live` rows in `alive` (None: all), best first.
 
-        Whatever ties with the last is there too; what scores less than `floor` may be left out. `share` is the part of
-        these rows in all that are searched.
+        Whatever ties with the last is there too; what scores less than `floor` may be left out.
 
         Raises:
             CorruptionError: the file is damaged where it was read.
@@ -159,21 +157,38 @@ class Segment:
                 allowed = count_bits(bits)
         if not allowed:
             return []
-        way = plan(rows.rows, allowed, k, effort, share)
+        way = plan(rows.rows, allowed, k, effort)
         if way.effort and not exact and self.graph is not None:
             if bits is None and not whole:
                 bits = _cut(self._all, low, high)
-            metric = rows.about.metric
-            point = as_point(metric, query, rows.about.largest)
-            found, distances = self.graph.search(point, way.rows, way.effort, bits)
-            if len(found) >= min(k, allowed):
-                within = as_distance(metric, floor, query, rows.about.largest)
-                squared = metric != "dot"
-                count = contenders(distances.tolist(), k, self.graph.noise, squared=squared, within=within)
-                return self._scored(query, found[:count], k)
+            within = as_distance(rows.about.metric, floor, query, rows.about.largest)
+            if effort is None and within < np.inf:
+                near = self._walk(self.graph, query, k, glance(way, k), bits, within)
+                if near is not None and not promising(len(near), k):
+                    return self._scored(query, near, k)
+            near = self._walk(self.graph, query, k, way, bits, within)
+            if near is not None:
+                return self._scored(query, near, k)
         if bits is None:
             return self._sweep(query, low, high, k)
         return self._scan(query, set_bits(bits) if matching is None else matching.within(bits), k)
+
+    def _walk(
+        self,
+        graph: VectorIndex,
+        query: NDArray[np.float32],
+        k: int,
+        way: Plan,
+        bits: NDArray[np.uint8] | None,
+        within: float,
+    ) -> NDArray[np.int64] | None:
+        """The rows that can be among the k best and no further than `within`; None if too few were found to tell."""
+        about = self.rows.about
+        found, distances = graph.search(as_point(about.metric, query, about.largest), way.rows, way.effort, bits)
+        if len(found) < k:
+            return None
+        squared = about.metric != "dot"
+        return found[: contenders(distances.tolist(), k, graph.noise, squared=squared, within=within)]
 
     def _scored(self, query: NDArray[np.float32], rows: NDArray[np.int64], k: int) -> Scored:
         """(score, row) of those of `rows` that are among the k best of them or tie with the last, best first."""
