@@ -13,7 +13,7 @@ from tiermem.codec.frame import NEVER
 from tiermem.errors import ClosedError
 from tiermem.policy.eviction import DEFAULT, LRU
 from tiermem.protocols import EvictionPolicy
-from tiermem.tiers.hot import ENTRY_BYTES, EXPANSION, HotTier, Table, cost_of
+from tiermem.tiers.hot import ABSENT_BYTES, ABSENT_SHARE, ENTRY_BYTES, EXPANSION, HotTier, Table, cost_of
 
 POLICIES: list[type[EvictionPolicy]] = [LRU, DEFAULT]
 each_policy = pytest.mark.parametrize("policy", POLICIES)
@@ -25,8 +25,13 @@ def absent(table: Table, key: str) -> Any:
 
 def held(table: Table) -> dict[str, Any]:
     assert not table.keys() & table.watched.keys(), "an entry is both free and watched"
+    assert not table.timed.keys() & (table.keys() | table.watched.keys()), "an entry is timed and something else"
     assert table.expires.keys() <= table.watched.keys(), "an entry that expires is free, or gone"
-    return {**table, **table.watched}
+    return {**table, **table.watched, **{key: value for key, (value, _) in table.timed.items()}}
+
+
+def expiry(table: Table, key: str) -> float:
+    return table.timed[key][1] if key in table.timed else table.expires.get(key, NEVER)
 
 
 class HotMachine(RuleBasedStateMachine):
@@ -65,11 +70,18 @@ class HotMachine(RuleBasedStateMachine):
         self.model[number].pop(key, None)
         assert not self.hot.resident(self.tables[number], key)
 
+    @rule(number=st.integers(0, 1), key=st.sampled_from("xyz"))
+    def learn_that_it_lacks(self, number: int, key: str) -> None:
+        self.hot.lacks(self.tables[number], key)
+        assert key in self.tables[number].absent
+        assert sum(len(table.absent) for table in self.tables) <= self.budget / ABSENT_BYTES / ABSENT_SHARE + 1
+
     @rule(number=st.integers(0, 1))
     def drop_table(self, number: int) -> None:
         self.hot.drop_table(self.tables[number])
         self.model[number].clear()
         assert held(self.tables[number]) == {}
+        assert not self.tables[number].absent
 
     @rule()
     def clear(self) -> None:
@@ -86,7 +98,7 @@ class HotMachine(RuleBasedStateMachine):
             for key, value in held(table).items():
                 known, expires = model[key]
                 assert value == known, "an older value than the one last put in"
-                assert table.expires.get(key, NEVER) == expires
+                assert expiry(table, key) == expires
                 assert self.hot.resident(table, key)
                 entries += 1
         assert self.hot.entries == entries
@@ -137,14 +149,22 @@ def test_repeated_hits_make_an_entry_free() -> None:
 
 
 @each_policy
-def test_an_entry_that_expires_is_never_free(policy: type[EvictionPolicy]) -> None:
-    hot = HotTier(policy(10_000), 10_000)
+def test_an_entry_that_expires_is_found_until_it_does(policy: type[EvictionPolicy]) -> None:
+    now = 49.0
+    hot = HotTier(policy(10_000), 10_000, lambda: now)
     table = hot.table(absent)
     hot.fill(table, "k", 1, 1000, 50.0)
     for _ in range(9):
-        hot.touch(table, "k")
+        if "k" in table.watched:
+            hot.touch(table, "k")
         assert "k" not in table
-    assert (table.watched, table.expires) == ({"k": 1}, {"k": 50.0})
+        assert (held(table), expiry(table, "k")) == ({"k": 1}, 50.0)
+    assert ("k" in table.timed) == (policy is not LRU)
+    if "k" in table.timed:
+        assert table["k"] == 1
+    now = 50.0
+    with pytest.raises(KeyError):
+        table["k"]
     # Filled again without an expiry it may become free like any other.
     for value in range(2, 9):
         hot.fill(table, "k", value, 1000)
@@ -160,7 +180,7 @@ def test_an_expiry_given_to_a_free_entry(policy: type[EvictionPolicy]) -> None:
         hot.fill(table, "k", value, 1000)
     hot.fill(table, "k", "timed", 1000, 50.0)
     assert dict(table) == {}
-    assert table.watched == {"k": "timed"}
+    assert (held(table), expiry(table, "k")) == ({"k": "timed"}, 50.0)
 
 
 @each_policy

@@ -84,12 +84,15 @@ def test_after_flush_every_process_sees_everything_at_once(who: str, root: Path,
     assert b.count("n") == 1
     last = b.changes(after=0)[-1].sequence
     for round_ in range(3):
+        # Twice: a key that was looked for in vain is known to be absent.
+        assert b.get("n", f"k{round_}") is b.get("n", f"k{round_}") is None
         a.put("n", "first", round_ + 1, vector=V, metadata={"r": round_})
         a.put("n", f"k{round_}", round_, vector=V)
         key = a.append("s", round_, vector=V)
         flusher.flush()
         assert b.get("n", "first") == b.get_record("n", "first").value == round_ + 1
         assert b.subscript("n", "first") == round_ + 1
+        assert b.subscript("n", f"k{round_}") == b.get("n", f"k{round_}") == round_
         assert b.get_many("n", ["first", f"k{round_}"]) == {"first": round_ + 1, f"k{round_}": round_}
         assert b.values("n") == {"first": round_ + 1, **{f"k{i}": i for i in range(round_ + 1)}}
         assert b.count("n") == round_ + 2

@@ -1617,3 +1617,43 @@ def test_flush_with_nothing_to_do(mem: Memory) -> None:
     mem.flush()
     mem.flush()
     assert mem.stats().writes.committed == 0
+
+
+def test_a_key_known_to_be_absent_is_found_once_it_is_there(mem: Memory, clock: SimulatedClock) -> None:
+    def lacks(key: str) -> None:
+        for _ in range(3):
+            assert mem.get("n", key) is None
+            assert mem.get("n", key, "default") == "default"
+            assert not mem.contains("n", key)
+            with pytest.raises(KeyError, match=key):
+                mem.namespace("n")[key]
+            assert mem.namespace("n", dict).get(key) is None
+
+    keys = ["put", "cas", "batch", "many", "update", "ttl"]
+    for key in keys:
+        lacks(key)
+    mem.put("n", "put", {"v": 1})
+    assert mem.get("n", "put") == mem.namespace("n")["put"] == mem.namespace("n", dict)["put"] == {"v": 1}
+    mem.flush()
+    for key in keys[1:]:
+        lacks(key)
+    mem.put("n", "cas", {"v": 2}, if_version=0)
+    assert mem.get("n", "cas") == mem.namespace("n", dict)["cas"] == {"v": 2}
+    with mem.batch() as batch:
+        batch.put("n", "batch", {"v": 3})
+        batch.delete("n", "put")
+    assert mem.get("n", "batch") == {"v": 3}
+    lacks("put")
+    mem.put_many("n", [("many", {"v": 4}), ("put", {"v": 5})])
+    assert (mem.get("n", "many"), mem.get("n", "put")) == ({"v": 4}, {"v": 5})
+    mem.put("n", "ttl", {"v": 6}, ttl=10)
+    for _ in range(9):
+        assert mem.get("n", "ttl") == mem.namespace("n")["ttl"] == {"v": 6}
+    clock.advance(10)
+    lacks("ttl")
+    mem.put("n", "ttl", {"v": 7})
+    assert mem.get("n", "ttl") == {"v": 7}
+    mem.drop_namespace("n")
+    lacks("ttl")
+    mem.put("n", "ttl", {"v": 8})
+    assert mem.get("n", "ttl") == {"v": 8}

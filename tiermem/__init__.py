@@ -7,10 +7,12 @@
 {'px': 48.21}
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from tiermem.clock import SimulatedClock, SystemClock
 from tiermem.config import CodecConfig, ColdConfig, Config, HotConfig, VectorConfig
 from tiermem.embedder import HashEmbedder
-from tiermem.engine.aio import AsyncMemory, open_async
 from tiermem.engine.batch import Batch
 from tiermem.engine.feed import Cursor
 from tiermem.engine.memory import Memory, open
@@ -42,9 +44,33 @@ from tiermem.errors import (
     VersionConflict,
 )
 from tiermem.policy.eviction import LRU
-from tiermem.types import UNSET, Change, CheckReport, Guard, Hit, Item, Record, Stats
+from tiermem.types import UNSET, Change, Guard, Hit, Item, Record
+
+if TYPE_CHECKING:
+    from tiermem.engine.aio import AsyncMemory, open_async
+    from tiermem.reports import CheckReport, Stats
 
 __version__ = "0.1.0"
+
+_LATER = {
+    "AsyncMemory": "tiermem.engine.aio",
+    "CheckReport": "tiermem.reports",
+    "Stats": "tiermem.reports",
+    "open_async": "tiermem.engine.aio",
+}
+"""Names that are imported when they are first asked for: most programs need none of them."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        found = globals()[name] = getattr(import_module(_LATER[name]), name)
+        return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})
+
 
 __all__ = [
     "LRU",

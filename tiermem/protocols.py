@@ -159,8 +159,7 @@ class EvictionPolicy(Protocol):
     def touch(self, entry: EntryId) -> bool:
         """A hit on the watched `entry`. True: it becomes free.
 
-        An entry that expires stays watched whatever the policy says; touching a free entry changes
-        nothing and returns True.
+        Touching a free entry changes nothing and returns True.
         """
         ...
 

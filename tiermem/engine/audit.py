@@ -10,9 +10,9 @@ from tiermem.codec.frame import HAS_VECTOR, NEVER, STREAM, unpack_frame, unpack_
 from tiermem.codec.serialize import decode, decode_metadata
 from tiermem.engine import relocate, segments
 from tiermem.errors import CorruptionError, TiermemError
+from tiermem.reports import CheckReport
 from tiermem.tiers.cold.env import walk
 from tiermem.tiers.cold.layout import OPS, U64, NamespaceInfo, expiry_key, unpack_info, unpack_log_row
-from tiermem.types import CheckReport
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,7 +13,6 @@ from tiermem.engine import reading
 from tiermem.engine.search import as_vector, describe
 from tiermem.engine.space import Space
 from tiermem.errors import CorruptionError, DimensionMismatch, InvalidArgument
-from tiermem.policy.filters import Filter
 from tiermem.protocols import Found, Row
 
 if TYPE_CHECKING:
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tiermem.engine.store import Store
+    from tiermem.policy.filters import Filter
     from tiermem.tiers.vector.index import Part, VectorTier
 
 LOAD_ROWS: Final = 8192

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import wraps
 from time import perf_counter_ns
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from tiermem.types import LatencyStats
+if TYPE_CHECKING:
+    from tiermem.reports import LatencyStats
 
 VERBS: Final = (
     "get",
@@ -47,6 +48,8 @@ class Histogram:
 
     def summary(self) -> LatencyStats:
         """Count, percentiles and the longest, in seconds."""
+        from tiermem.reports import LatencyStats
+
         counts = list(self.counts)
         total = sum(counts)
 

@@ -26,13 +26,12 @@ class Loader:
     def miss(self, space: Space, decode: Decode, table: Table, key: str) -> Any:
         """What `table[key]` gives where `key` is not among the free entries; KeyError if absent."""
         store = self.store
+        if key in table.absent and not store.control.stale[0]:
+            raise KeyError(key)
         if key in table.watched:
             with store.lock:
                 value = table.watched.get(key, _ABSENT)
-                if value is not _ABSENT:
-                    if table.expires.get(key, NEVER) <= store.clock.now():
-                        store.hot.drop(table, key)
-                        raise KeyError(key)
+                if value is not _ABSENT and table.expires.get(key, NEVER) > store.clock.now():
                     store.hot.touch(table, key)
                     return value
         store.hot.misses += 1
@@ -57,6 +56,10 @@ class Loader:
             found = snapshot.value(prefix + raw) if prefix else None
             if found is None:
                 store.cold_misses += 1
+                with store.lock:
+                    # As for a value that was found, below.
+                    if snapshot.stamp >= store.seen_stamp and key not in space.pending:
+                        store.hot.lacks(table, key)
                 raise KeyError(key)
             expires, codec, dictionary, size, body = found
             if expires != NEVER and expires <= store.clock.now():

@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from tiermem.config import METRICS, Config, Metric
-from tiermem.engine import audit, drafts, opening, relocate, report, search
-from tiermem.engine.latency import instrument
+from tiermem.engine import drafts, opening, search
 from tiermem.engine.namespace import Namespace
 from tiermem.engine.reads import Reads
 from tiermem.engine.writes import Writes
 from tiermem.errors import InvalidArgument
 from tiermem.protocols import Clock, Embedder
 from tiermem.tiers.cold import Writer
-from tiermem.types import CheckReport, Progress, Stats
+from tiermem.types import Progress
+
+if TYPE_CHECKING:
+    from tiermem.reports import CheckReport, Stats
 
 MAX_DIMENSION: Final = 2**20
 
@@ -76,6 +78,8 @@ class Memory(Reads, Writes):
 
         repair: rebuild the store from its intact records if anything is wrong; what was lost is listed.
         """
+        from tiermem.engine import audit
+
         return audit.check(self._current(), repair=repair)
 
     def build_index(self, namespace: str, progress: Progress | None = None) -> None:
@@ -95,14 +99,20 @@ class Memory(Reads, Writes):
 
         Returns the bytes returned to the file system.
         """
+        from tiermem.engine import relocate
+
         return relocate.compact(self._writable())
 
     def backup(self, target: str | os.PathLike[str]) -> Path:
         """Copy the store, as it is at one moment, into the new directory `target`; its path."""
+        from tiermem.engine import relocate
+
         return relocate.backup(self._current(), target)
 
     def stats(self) -> Stats:
         """The tiers, the write path, the log and what is degraded, at this moment."""
+        from tiermem.engine import report
+
         return report.stats(self._current())
 
     def close(self) -> None:
@@ -153,5 +163,7 @@ def open(
     store = opening.acquire(path, config, clock, embedder, read_only, verify, repair)
     memory = Memory(store, read_only=read_only)
     if store.config.histograms:
+        from tiermem.engine.latency import instrument
+
         instrument(memory, store.latency)
     return memory

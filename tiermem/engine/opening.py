@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -286,6 +285,8 @@ def verify_pages(folder: Path) -> None:
     Raises:
         CorruptionError: the walk found damage.
     """
+    import subprocess
+
     problem = check_file(folder / "data.mdb")
     if problem.startswith(("is missing", "has no", "is ")) and "truncated" not in problem:
         raise CorruptionError(f"{folder / 'data.mdb'} {problem}")

@@ -15,10 +15,11 @@ from tiermem.engine.space import Decode, Space
 from tiermem.errors import CorruptionError
 from tiermem.tiers.cold import Snapshot
 from tiermem.tiers.cold.layout import expiry_key, stream_bound, successor
-from tiermem.types import Record
+from tiermem.types import Record, Where
 
 if TYPE_CHECKING:
     from tiermem.engine.store import Store
+    from tiermem.policy.filters import Filter
 
 FIRST_PAGE: Final = 256
 REMEMBERED: Final = 65_536
@@ -42,6 +43,19 @@ class Stored(msgspec.Struct):
     dictionary: int
     value_bytes: int
     body: bytes
+
+
+def compiled(where: Where | None) -> Filter | None:
+    """`compile_filter`, which is loaded where a filter is met.
+
+    Raises:
+        FilterError: `where` is malformed.
+    """
+    if where is None:
+        return None
+    from tiermem.policy.filters import compile_filter
+
+    return compile_filter(where)
 
 
 def of_frame(key: str, frame: Frame, vector: bytes) -> Stored:

@@ -10,7 +10,6 @@ from tiermem.codec.serialize import copy_value, decode, decode_metadata
 from tiermem.engine import drafts, feed, reading, search
 from tiermem.engine.handle import Handle
 from tiermem.errors import EmbedderMismatch, InvalidArgument, InvalidVector
-from tiermem.policy.filters import compile_filter
 from tiermem.tiers.cold.layout import successor
 from tiermem.types import Change, Hit, Moment, Record, Vector, Where, check_namespace, check_prefix, encode_key
 
@@ -103,7 +102,7 @@ class Reads(Handle):
         """How many unexpired records there are; with `where`, how many match (reads them all)."""
         store = self._current()
         space = store.space(namespace)
-        chosen = compile_filter(where)
+        chosen = reading.compiled(where)
         if chosen is None:
             return reading.count(store, space)
         rows = reading.scan(store, space, allows=reading.matcher(chosen.matches), vectors=False)
@@ -180,7 +179,7 @@ class Reads(Handle):
             drafts.positive("effort", effort)
         floor = -NEVER if min_score is None else drafts.finite("min_score", min_score)
         earliest, latest = drafts.span(since, until)
-        chosen = compile_filter(where)
+        chosen = reading.compiled(where)
         names = search.expand_names(store, namespace)
         texts = [query for query in queries if isinstance(query, str)]
         if texts:
@@ -287,8 +286,8 @@ def warm(store: Store, table: Table, key: str, default: Any) -> Any:
     """The value L1 holds under `key`, else `default`; moves nothing."""
     value = dict.get(table, key, ABSENT)
     if value is ABSENT:
-        value = table.watched.get(key, default)
-        if table.expires.get(key, NEVER) <= store.clock.now():
+        value, expires = table.timed.get(key) or (table.watched.get(key, default), table.expires.get(key, NEVER))
+        if expires <= store.clock.now():
             return default
     return value
 
@@ -309,7 +308,7 @@ def read_scan(
     space = store.space(namespace)
     low, high = bounds(prefix, start, reverse)
     earliest, latest = drafts.span(since, until)
-    chosen = compile_filter(where)
+    chosen = reading.compiled(where)
     if limit is not None and (limit is False or limit != 0):
         drafts.positive("limit", limit)
     rows = reading.scan(

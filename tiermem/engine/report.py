@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from tiermem.types import ColdStats, HotStats, LogStats, Stats, VectorStats, WriteStats
+from tiermem.reports import ColdStats, HotStats, LogStats, Stats, VectorStats, WriteStats
 
 if TYPE_CHECKING:
     from tiermem.engine.store import Store

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from time import time_ns
+from time import time, time_ns
 from typing import TYPE_CHECKING
 from weakref import WeakMethod
 
@@ -64,7 +64,9 @@ class Store:
         # A client without a slot, as one that only reads, has written nothing.
         self.slot = -1
         policy = (config.hot.policy or DEFAULT)(config.hot.max_bytes)
-        self.hot = HotTier(policy, config.hot.max_bytes)
+        # The clock of most stores is asked without a detour.
+        now = time if clock is None or type(clock) is SystemClock else clock.now
+        self.hot = HotTier(policy, config.hot.max_bytes, now)
         self.spaces = Spaces(self)
         self.tables = Tables(self)
         self.compressor = Compressor(config.codec)
@@ -207,7 +209,8 @@ class Store:
             space.made = True
             space.keyed = space.keyed or not op.flags & STREAM
         for table, decode in space.tables:
-            if op.key in table or op.key in table.watched:
+            table.absent.discard(op.key)
+            if op.key in table or op.key in table.watched or op.key in table.timed:
                 self._refresh(table, decode, op)
         if space.index is not None:
             space.touched.add(op.key)

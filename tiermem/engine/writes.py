@@ -10,7 +10,6 @@ from tiermem.engine import drafts, reading
 from tiermem.engine.batch import Batch
 from tiermem.engine.handle import Handle
 from tiermem.errors import InvalidArgument
-from tiermem.policy.filters import compile_filter
 from tiermem.types import UNSET, Duration, Guard, Item, Metadata, Moment, Progress, Unset, Vector, Where, encode_key
 
 if TYPE_CHECKING:
@@ -147,7 +146,7 @@ class Writes(Handle):
 
         store = self._writable()
         space = store.space(namespace)
-        chosen = compile_filter(where)
+        chosen = reading.compiled(where)
         if keys is None and prefix is None and chosen is None:
             raise InvalidArgument("delete_many needs keys, a prefix or a filter")
         if keys is not None:
