@@ -6,6 +6,7 @@ import inspect
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -1657,3 +1658,48 @@ def test_a_key_known_to_be_absent_is_found_once_it_is_there(mem: Memory, clock: 
     lacks("ttl")
     mem.put("n", "ttl", {"v": 8})
     assert mem.get("n", "ttl") == {"v": 8}
+
+
+def test_durable_puts_of_many_threads_share_commits(tmp_path: Path) -> None:
+    with tiermem.open(tmp_path / "store", config=config()) as mem:
+        mem.put("n", "first", 0, durable=True)
+        before = mem.stats().writes.commits
+
+        def work(number: int) -> None:
+            for count in range(40):
+                mem.put("n", f"{number}-{count}", count, durable=True)
+
+        with ThreadPoolExecutor(16) as pool:
+            list(pool.map(work, range(16)))
+        writes = mem.stats().writes
+        assert writes.pending == 0
+        assert writes.commits - before < 16 * 40 * 3 // 4
+        assert mem.count("n") == 16 * 40 + 1
+
+
+def test_a_durable_put_whose_commit_fails_says_so_in_every_thread(tmp_path: Path) -> None:
+    with tiermem.open(tmp_path / "store", config=config(cold=tiermem.ColdConfig(sync_interval=60.0))) as mem:
+        mem.put("n", "first", 0, durable=True)
+        committer = mem._current().committer
+        whole = committer.commit
+
+        def broken(**how: Any) -> list[int]:
+            raise tiermem.StorageError("no commit today")
+
+        committer.commit = broken  # type: ignore[method-assign]
+
+        def work(number: int) -> str:
+            try:
+                mem.put("n", f"k{number}", number, durable=True)
+            except tiermem.StorageError as exc:
+                return str(exc)
+            return ""
+
+        try:
+            with ThreadPoolExecutor(8) as pool:
+                assert list(pool.map(work, range(8))) == ["no commit today"] * 8
+        finally:
+            committer.commit = whole  # type: ignore[method-assign]
+        mem.put("n", "last", 1, durable=True)
+        assert mem.count("n") == 10
+        assert mem.stats().writes.pending == 0

@@ -45,6 +45,8 @@ class Committer:
         self.upkeep = Upkeep(store)
         self._foreign: dict[Path, tuple[int, Journal]] = {}
         self._turnstile = threading.Lock()
+        self._group = threading.Condition()
+        self._led = False
         self._thread: threading.Thread | None = None
         self._event = threading.Event()
         self._hurry = threading.Event()
@@ -107,13 +109,27 @@ class Committer:
         return True
 
     def drain(self) -> None:
-        """Commit, slice by slice, everything this process had journaled when called."""
+        """Commit, slice by slice, everything this process had journaled when called.
+
+        One thread commits for all that wait here: what they journal during its fsync is in the next transaction.
+        """
         journal = self.store.journal
         if journal is None:
             return
         head = journal.head
         while journal.applied < head:
-            self.commit(budget=SLICE)
+            with self._group:
+                while self._led and journal.applied < head:
+                    self._group.wait()
+                if journal.applied >= head:
+                    return
+                self._led = True
+            try:
+                self.commit(budget=SLICE, until=head)
+            finally:
+                with self._group:
+                    self._led = False
+                    self._group.notify_all()
 
     def make_room(self, need: int) -> None:
         """Commit until `need` bytes fit into the journal; the writer that found it full does the work."""
@@ -145,10 +161,13 @@ class Committer:
         decision: Decision | None = None,
         budget: float | None = None,
         work: Callable[[Writer], None] | None = None,
+        until: int | None = None,
     ) -> list[int]:
         """One transaction: own journal (for `budget` seconds), with `everything` all others, then the rest.
 
-        Of `dead` slots intact frames behind the head are applied too. `decision` returns what to apply
+        With `until` nothing is done if the own journal has been applied up to there once it is this thread's turn:
+        whoever went before has committed for all that were waiting. Of `dead` slots intact frames behind the head
+        are applied too. `decision` returns what to apply
         once all journals were drained; `work` may do anything. Returns the versions `decision`'s got.
         """
         store = self.store
@@ -161,6 +180,8 @@ class Committer:
         started = time.perf_counter()
         with self._turn(), ExitStack() as stack:
             store.check_writable()
+            if until is not None and store.journal is not None and store.journal.applied >= until:
+                return []
             writer = stack.enter_context(self._transaction())
             mark = 0 if store.journal is None else writer.applied(store.slot, store.journal.id, store.journal.head)
             deadline = None if everything or budget is None else started + budget
