@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 from xxhash import xxh3_64_intdigest
 
@@ -24,10 +24,15 @@ ZSTD: Final = 1
 
 # checksum, format, codec, flags, dictionary, version, at, created, updated, expires, metadata bytes, value bytes
 _HEADER: Final = struct.Struct("<QBBHIQddddII")
+# The same, without version and times: what it costs to unpack is what it makes.
+_SHORT: Final = struct.Struct("<QBBHI32xdII")
 _CHECKSUM: Final = struct.Struct("<Q")
 _VERSIONED: Final = struct.Struct("<QQ")
 _GIVEN: Final = struct.Struct("<Q")
 HEADER_BYTES: Final = _HEADER.size
+
+
+Value: TypeAlias = tuple[float, int, int, int, bytes]
 
 
 class Frame(NamedTuple):
@@ -133,19 +138,19 @@ def unpack_frame(key: bytes, data: memoryview) -> Frame:
     )
 
 
-def unpack_value(key: bytes, data: memoryview) -> tuple[float, int, int, int, memoryview]:
-    """(expiry, codec, dictionary, value bytes, body) of a record frame; `body` points into `data`.
+def unpack_value(key: bytes, data: memoryview) -> Value:
+    """(expiry, codec, dictionary, value bytes, body) of a record frame, copied out of it.
 
     Raises:
         CorruptionError, IncompatibleFormatError: as `unpack_frame`.
     """
     if len(data) < HEADER_BYTES:
         raise CorruptionError(f"record {key!r}: frame of {len(data)} bytes is shorter than its header")
-    checksum, form, codec, flags, dictionary, _, _, _, _, expires, metadata, size = _HEADER.unpack_from(data)
+    checksum, form, codec, flags, dictionary, expires, metadata, size = _SHORT.unpack_from(data)
     if form != FRAME_FORMAT or xxh3_64_intdigest(data[8:], xxh3_64_intdigest(key)) != checksum:
         # Damaged, or of another format: the full check says which.
         unpack_frame(key, data)
-    body = data[HEADER_BYTES + metadata : -_GIVEN.size if flags & _RANKED else None]
+    body = bytes(data[HEADER_BYTES + metadata : -_GIVEN.size if flags & _RANKED else None])
     return expires, codec, dictionary, size, body
 
 

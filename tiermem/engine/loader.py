@@ -51,22 +51,25 @@ class Loader:
     def _load(self, space: Space, decode: Decode, table: Table, key: str) -> Any:
         store = self.store
         raw = encode_key(key)
-        with store.cold.read() as snapshot:
-            prefix = space.prefix or self.resolve(space, snapshot)
-            found = snapshot.value(prefix + raw) if prefix else None
-            if found is None:
-                store.cold_misses += 1
-                with store.lock:
-                    # As for a value that was found, below.
-                    if snapshot.stamp >= store.seen_stamp and key not in space.pending:
-                        store.hot.lacks(table, key)
-                raise KeyError(key)
-            expires, codec, dictionary, size, body = found
-            if expires != NEVER and expires <= store.clock.now():
-                store.cold_misses += 1
-                raise KeyError(key)
-            value = decode(self.expand(codec, dictionary, bytes(body), size) if codec else body)
-            stamp = snapshot.stamp
+        found = None
+        prefix = space.prefix
+        if not prefix:
+            with store.cold.read() as snapshot:
+                prefix, stamp = self.resolve(space, snapshot), snapshot.stamp
+        if prefix:
+            stamp, found = store.cold.value(prefix + raw)
+        if found is None:
+            store.cold_misses += 1
+            with store.lock:
+                # As for a value that was found, below.
+                if stamp >= store.seen_stamp and key not in space.pending:
+                    store.hot.lacks(table, key)
+            raise KeyError(key)
+        expires, codec, dictionary, size, body = found
+        if expires != NEVER and expires <= store.clock.now():
+            store.cold_misses += 1
+            raise KeyError(key)
+        value = decode(self.expand(codec, dictionary, body, size) if codec else body)
         store.cold_hits += 1
         with store.lock:
             # A commit or a write since the snapshot may have changed the record: then L1 stays as it is.

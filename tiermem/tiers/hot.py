@@ -24,7 +24,6 @@ ABSENT_SHARE: Final = 16
 """All such keys together cost at most this part of the budget."""
 _FLAT: Final = frozenset({"str", "bytes", "ndarray", "int", "float", "bool", "NoneType"})
 _ABSENT: Final = object()
-_TIMELESS: Final = (None, 0.0)
 
 
 def cost_of(value: object, encoded: int) -> int:
@@ -52,8 +51,8 @@ class Table(dict[str, Any]):
         self.now = now
 
     def __missing__(self, key: str) -> Any:
-        value, expires = self.timed.get(key, _TIMELESS)
-        return value if expires > self.now() else self.miss(self, key)
+        entry = self.timed.get(key)
+        return entry[0] if entry is not None and entry[1] > self.now() else self.miss(self, key)
 
 
 class HotTier:

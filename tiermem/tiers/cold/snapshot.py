@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tiermem.codec.frame import Frame, unpack_frame, unpack_value, unpack_vector, unseal
+from tiermem.codec.frame import Frame, Value, unpack_frame, unpack_value, unpack_vector, unseal
 from tiermem.errors import CorruptionError, IncompatibleFormatError
 from tiermem.tiers.cold.layout import (
     MARK,
@@ -67,7 +67,7 @@ class Snapshot(SegmentView):
         self.env.rows_read += 1
         return None if row is None else unpack_frame(key, row)
 
-    def value(self, key: bytes) -> tuple[float, int, int, int, memoryview] | None:
+    def value(self, key: bytes) -> Value | None:
         """(expiry, codec, dictionary, value bytes, body) of the record stored under `key`."""
         row = self.txn.get(key, db=self.dbs.records)
         self.env.rows_read += 1
