@@ -106,9 +106,13 @@ class Compressor:
             from zstandard import ZstdCompressionDict, ZstdCompressor
 
             data = ZstdCompressionDict(self._dictionaries[dictionary]) if dictionary else None
-            # The frame carries a checksum and the size; zstd's own would be bytes twice.
+            # The record's frame carries a checksum and the dictionary's number; zstd's own would be bytes twice.
             found = ZstdCompressor(
-                level=self.config.level, dict_data=data, write_checksum=False, write_content_size=True
+                level=self.config.level,
+                dict_data=data,
+                write_checksum=False,
+                write_content_size=True,
+                write_dict_id=False,
             )
             self._compressors[dictionary] = found
         return found
