@@ -145,6 +145,37 @@ def fetch_many(store: Store, space: Space, keys: Sequence[str], *, vectors: bool
     return found
 
 
+def fetch_values(store: Store, space: Space, decode: Decode, keys: Sequence[str]) -> dict[str, Any]:
+    """The decoded values of the unexpired records of those `keys` that have one, in the order asked for."""
+    # Before the snapshot: what is no longer pending when it is made is in it.
+    waiting = [key for key in keys if key in space.pending]
+    ahead = fetch_many(store, space, waiting, vectors=False) if waiting else {}
+    asked = set(waiting)
+    expand = store.loader.expand
+    now = store.clock.now()
+    found: dict[str, Any] = {}
+    with store.cold.read() as snapshot:
+        prefix = space.prefix or store.loader.resolve(space, snapshot)
+        hits = misses = 0
+        for key in keys:
+            if key in asked:
+                item = ahead.get(key)
+                if item is not None:
+                    found[key] = decode(expand(item.codec, item.dictionary, item.body, item.value_bytes))
+                continue
+            held = snapshot.value(prefix + key.encode()) if prefix else None
+            if held is None:
+                misses += 1
+                continue
+            hits += 1
+            expires, codec, dictionary, size, body = held
+            if expires > now:
+                found[key] = decode(expand(codec, dictionary, body, size) if codec else body)
+    store.cold_hits += hits
+    store.cold_misses += misses
+    return found
+
+
 def to_record(store: Store, space: Space, decode: Decode, stored: Stored) -> Record:
     """What a user sees of a stored record."""
     value = decode(store.loader.expand(stored.codec, stored.dictionary, stored.body, stored.value_bytes))

@@ -260,15 +260,10 @@ def read_values(store: Store, namespace: str, keys: Iterable[str], type_: Any) -
     space = store.space(namespace)
     decoded = space.decode_of(table)
     hot = {key: value for key in wanted if (value := warm(store, table, key, ABSENT)) is not ABSENT}
-    cold = reading.fetch_many(store, space, [key for key in wanted if key not in hot], vectors=False)
-    found: dict[str, Any] = {}
-    for key in wanted:
-        if key in hot:
-            found[key] = hot[key]
-        elif key in cold:
-            item = cold[key]
-            found[key] = decoded(store.loader.expand(item.codec, item.dictionary, item.body, item.value_bytes))
-    return found
+    cold = reading.fetch_values(store, space, decoded, [key for key in wanted if key not in hot])
+    if not hot:
+        return cold
+    return {key: hot[key] if key in hot else cold[key] for key in wanted if key in hot or key in cold}
 
 
 def read_keys(store: Store, namespace: str) -> Iterator[str]:
