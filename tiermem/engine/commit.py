@@ -125,7 +125,7 @@ class Committer:
                     return
                 self._led = True
             try:
-                self.commit(budget=SLICE, until=head)
+                self.commit(until=head)
             finally:
                 with self._group:
                     self._led = False
@@ -159,7 +159,7 @@ class Committer:
         everything: bool = False,
         dead: frozenset[int] = frozenset(),
         decision: Decision | None = None,
-        budget: float | None = None,
+        budget: float = SLICE,
         work: Callable[[Writer], None] | None = None,
         until: int | None = None,
     ) -> list[int]:
@@ -184,7 +184,7 @@ class Committer:
                 return []
             writer = stack.enter_context(self._transaction())
             mark = 0 if store.journal is None else writer.applied(store.slot, store.journal.id, store.journal.head)
-            deadline = None if everything or budget is None else started + budget
+            deadline = None if everything else started + budget
             own, position = self._drain_own(writer, mark, deadline)
             first_other = len(writer.changes)
             if everything:
