@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tiermem.codec.frame import HAS_VECTOR
 from tiermem.engine import reading
+from tiermem.engine.lanes import unhurried
 from tiermem.engine.search import as_vector, describe
 from tiermem.engine.space import Space
 from tiermem.errors import CorruptionError, DimensionMismatch, InvalidArgument
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 LOAD_ROWS: Final = 8192
 """Rows handed to an index at a time while it is loaded."""
+TAKEN_ROWS: Final = 128
+"""Rows taken over from one index to the next at a time: searches go on in between."""
 LOOK: Final = 1.0
 """Seconds between looks at whether segments were published, or should be made."""
 
@@ -114,7 +117,7 @@ class Indexing:
                 info = snapshot.info(space.name)
                 prefix = info.prefix if info is not None and not info.dropped else b""
                 published = snapshot.segments(prefix) if prefix else {}
-                keys = list(snapshot.unsealed(prefix)) if prefix else []
+                keys = list(unhurried(snapshot.unsealed(prefix))) if prefix else []
             epoch = 0 if info is None else info.epoch
             parts: list[Part] = []
             try:
@@ -169,8 +172,9 @@ class Indexing:
         store = self.store
         try:
             fresh, keys = self._published(space)
-            held = [row for key in keys if (row := old.tail.row(key)) is not None]
-            fresh.tail.upsert(held)
+            held = [row for key in unhurried(keys) if (row := old.tail.row(key)) is not None]
+            for start in range(0, len(held), TAKEN_ROWS):
+                fresh.tail.upsert(unhurried(held[start : start + TAKEN_ROWS]))
             fresh.bury(keys)
             known = {row.key for row in held}
             with space.index_lock, store.lock:

@@ -4,14 +4,28 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final, TypeVar
 
 from tiermem.errors import LockTimeout, TiermemError
+
+T = TypeVar("T")
 
 FIRST_REST: Final = 0.5
 LONGEST_REST: Final = 300.0
 """Seconds until what failed is tried again: doubled each time, from the first to the longest."""
+_STRETCH: Final = 128
+"""Rows handled by Python in one go: a fraction of a millisecond."""
+_PAUSE: Final = 0.0001
+"""Seconds in which another thread wakes up and takes the interpreter."""
+
+
+def unhurried(things: Iterable[T]) -> Iterator[T]:
+    """`things`, with pauses: who searches meanwhile would wait milliseconds for the interpreter, again and again."""
+    for number, thing in enumerate(things, 1):
+        yield thing
+        if not number % _STRETCH:
+            time.sleep(_PAUSE)
 
 
 class Lane:

@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 
 from tiermem.engine.builder import Built, Job
+from tiermem.engine.lanes import unhurried
 from tiermem.tiers.cold import sealed
 from tiermem.tiers.cold.layout import SegmentInfo
 
@@ -40,8 +41,8 @@ def publish(store: Store, name: str, job: Job, built: Built, before: dict[int, S
             published = snapshot.segments(prefix)
             if not published.keys() >= set(job.inputs):
                 return False
-            keys = list(snapshot.unsealed(prefix))
-            versions = [snapshot.vector_version(prefix + key.encode()) for key in keys]
+            keys = list(unhurried(snapshot.unsealed(prefix)))
+            versions = [snapshot.vector_version(prefix + key.encode()) for key in unhurried(keys)]
         fresh = shelf.segment(job.number, built.seal, graph=built.graph) if built.rows else None
         changed: dict[int, SegmentInfo | None] = dict.fromkeys(job.inputs)
         held: dict[str, int] = {}
@@ -50,7 +51,7 @@ def publish(store: Store, name: str, job: Job, built: Built, before: dict[int, S
             places = fresh.rows.find(keys)
             stale = [
                 row
-                for row, version in zip(places.tolist(), versions, strict=True)
+                for row, version in unhurried(zip(places.tolist(), versions, strict=True))
                 if row >= 0 and fresh.rows.versions[row] != version
             ]
             for number in job.inputs:
@@ -85,7 +86,7 @@ def publish(store: Store, name: str, job: Job, built: Built, before: dict[int, S
             info = writer.live(name)
             # Taken back meanwhile: nobody holds them.
             ours = info is not None and (fresh is None or job.number in writer.segments(info.prefix))
-            for key in part if ours else ():
+            for key in unhurried(part) if ours else ():
                 sealed.settle(writer, name, key, settled[key])
 
         store.committer.commit(work=settle)

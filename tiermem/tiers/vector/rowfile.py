@@ -235,15 +235,22 @@ class RowFile:
         wanted = hash_keys(keys) if hashes is None else hashes
         places = np.searchsorted(self._hashes, wanted)
         likely = np.flatnonzero(self._hashes[np.minimum(places, self.rows - 1)] == wanted)
-        for at in likely.tolist():
-            place, mark = int(places[at]), wanted[at]
-            while place < self.rows and self._hashes[place] == mark:
-                row = int(self._order[place])
-                if self.key(row) == keys[at]:
-                    found[at] = row
-                    break
-                place += 1
+        rows = self._order[places[likely]].astype(np.int64)
+        bounds = self._bounds[2 * rows[:, None] + _HEAD[:2]].tolist()
+        heads = self._heads
+        for at, row, (start, end) in zip(likely.tolist(), rows.tolist(), bounds, strict=True):
+            same = str(heads[start:end], "utf-8") == keys[at]
+            found[at] = row if same else self._next(keys[at], int(places[at]) + 1, wanted[at])
         return found
+
+    def _next(self, key: str, place: int, mark: np.uint64) -> int:
+        """The row of a key that shares its hash with another, from a place among the hashes on; -1 if it has none."""
+        while place < self.rows and self._hashes[place] == mark:
+            row = int(self._order[place])
+            if self.key(row) == key:
+                return row
+            place += 1
+        return -1
 
     def take(self, rows: NDArray[np.int64], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """The vectors of `rows`, verified; in the first rows of `out` if that is given.
