@@ -9,10 +9,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -1095,3 +1097,45 @@ def test_a_hot_record_expires_by_the_clock_of_each_process(root: Path, peer: Mak
     assert b.get("n", "k") == 1
     b.set_clock(10.0)
     assert b.get("n", "k") is None
+
+
+def test_a_commit_whose_maker_was_killed_before_telling_is_announced(root: Path) -> None:
+    with tiermem.open(root) as mem:
+        mem.put("n", "first", 1, durable=True)
+        assert mem.get("n", "k") is mem.get("n", "k") is None
+        code = """
+            import os, signal, sys, tiermem
+            mem = tiermem.open(sys.argv[1])
+            mem._store.control.publish = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+            mem.put("n", "k", "acknowledged")
+            mem.flush()
+        """
+        done = subprocess.run([sys.executable, "-c", textwrap.dedent(code), str(root)], check=False)
+        assert done.returncode == -signal.SIGKILL
+        assert eventually(lambda: mem.get("n", "k") == "acknowledged")
+
+
+def test_those_who_wait_for_the_write_lock_are_committed_together(root: Path) -> None:
+    stop = threading.Event()
+    with tiermem.open(root) as mem:
+        mem.put("n", "first", 1, durable=True)
+        cold = mem._store.cold
+
+        def hold() -> None:
+            while not stop.is_set():
+                with cold._env.begin(write=True):
+                    time.sleep(0.01)
+                time.sleep(0.001)
+
+        before = mem.stats().writes.commits
+        holder = threading.Thread(target=hold)
+        holder.start()
+        try:
+            with ThreadPoolExecutor(8) as pool:
+                list(pool.map(lambda n: [mem.put("n", f"{n}-{i}", i, durable=True) for i in range(20)], range(8)))
+        finally:
+            stop.set()
+            holder.join()
+        # Whoever waits long has all the more to commit: not one put after the other.
+        assert mem.stats().writes.commits - before < 100
+        assert mem.count("n") == 161

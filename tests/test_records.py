@@ -1703,3 +1703,54 @@ def test_a_durable_put_whose_commit_fails_says_so_in_every_thread(tmp_path: Path
         mem.put("n", "last", 1, durable=True)
         assert mem.count("n") == 10
         assert mem.stats().writes.pending == 0
+
+
+def test_get_many_reads_one_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    peer = Peer(tmp_path / "store")
+    try:
+        peer.put("n", "a", 0)
+        peer.flush()
+        with tiermem.open(tmp_path / "store", config=config()) as mem:
+            mem.put("n", "b", 0)
+            environment = type(mem._current().cold)
+            whole = environment.read
+            asked = 0
+
+            def read(cold: Any) -> Any:
+                nonlocal asked
+                asked += 1
+                if asked == 2:
+                    peer.put_many("n", [("a", 1), ("b", 1)])
+                    peer.flush()
+                return whole(cold)
+
+            monkeypatch.setattr(environment, "read", read)
+            found = mem.get_many("n", ["a", "b"])
+            monkeypatch.undo()
+            assert found == {"a": 0, "b": 0}
+    finally:
+        peer.leave()
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_a_namespace_dropped_under_a_read_leaves_nothing_in_l1(mem: Memory, again: bool) -> None:
+    mem.put("n", "k", "old")
+    mem.flush()
+    assert mem.get("n", "other") is None
+    store = mem._current()
+    store.hot.clear()
+    cold, value = store.cold, store.cold.value
+
+    def late(key: bytes) -> Any:
+        # Between the look at the namespace's prefix and the snapshot.
+        del cold.value  # type: ignore[method-assign]  # the class's own is found again
+        store.committer.commit(everything=True, work=lambda writer: writer.drop("n"))
+        if again:
+            mem.put("n", "k", "new")
+            mem.flush()
+        return value(key)
+
+    cold.value = late  # type: ignore[method-assign]
+    mem.get("n", "k")
+    record = mem.get_record("n", "k")
+    assert mem.get("n", "k") == (record and record.value) == ("new" if again else None)

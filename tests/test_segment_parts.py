@@ -348,7 +348,8 @@ def test_merging_what_is_due_ends(given: list[tuple[int, float]]) -> None:
 def test_the_smallest_are_merged_first_and_many_tombstones_are_swept() -> None:
     assert due({}) == due({1: (10, 0)}) == due({1: (10, 2)}) == []
     assert due({1: (10, 3)}) == [1]
-    assert due({number: (100**number, 0) for number in range(YOUNG_FANOUT)}) == list(range(YOUNG_FANOUT))
+    assert due({number: (4096 + 1000 * number, 0) for number in range(YOUNG_FANOUT)}) == list(range(YOUNG_FANOUT))
+    assert due({number: (100**number, 0) for number in range(YOUNG_FANOUT)}) == []
     assert due(dict.fromkeys(range(FANOUT - 1), (YOUNG, 0))) == []
     assert due(dict.fromkeys(range(FANOUT), (YOUNG, 0))) == list(range(FANOUT))
     sizes = dict.fromkeys(range(10), (10**6, 0)) | dict.fromkeys(range(90, 90 + YOUNG_FANOUT), (50, 0))

@@ -130,22 +130,14 @@ def build(env: ColdEnv, shelf: Shelf, job: Job, engine_for: Callable[[int], Vect
         if graph:
             engine = engine_for(total)
             rows = RowFile(fresh[0], job.number, seal)
-            largest = rows.about.largest
-            points = (
-                as_points(metric, rows.span(start, min(start + CHUNK, total)), largest)
-                for start in range(0, total, CHUNK)
-            )
-            # From first to last: rows are in order of time, and what is seen of them drifts.
-            few = max(1, min(total, _SAMPLE_BYTES // (4 * dimension)))
-            sample = as_points(metric, rows.take(np.arange(few) * total // few), largest)
             engine.build(
-                points,
+                _points(rows),
                 total,
                 dimension,
                 fresh[1],
                 job.threads,
                 lambda done: progress(done, total),
-                sample=sample,
+                sample=_sample(rows),
                 inner_product=metric == "dot",
             )
             seal_graph(fresh[1], engine.name, job.number, seal)
@@ -160,6 +152,24 @@ def build(env: ColdEnv, shelf: Shelf, job: Job, engine_for: Callable[[int], Vect
     finally:
         for path in fresh:
             path.unlink(missing_ok=True)
+
+
+def _points(rows: RowFile) -> Iterator[NDArray[np.float32]]:
+    about = rows.about
+    for start in range(0, about.rows, CHUNK):
+        yield as_points(about.metric, rows.span(start, min(start + CHUNK, about.rows)), about.largest)
+
+
+def _sample(rows: RowFile) -> NDArray[np.float32]:
+    """Points from first to last, since rows are in order of time and what is seen of them drifts."""
+    about = rows.about
+    few = max(1, min(about.rows, _SAMPLE_BYTES // (4 * about.dimension)))
+    sample = as_points(about.metric, rows.take(np.arange(few) * about.rows // few), about.largest)
+    if few == about.rows:
+        return sample
+    # None lies beyond what is learned from: codes are as exact as their engine says.
+    ends = [(part.min(axis=0), part.max(axis=0)) for part in _points(rows)]
+    return np.concatenate([sample, *(np.array(ends).min(axis=0)[:1], np.array(ends).max(axis=0)[1:])])
 
 
 def _gather(

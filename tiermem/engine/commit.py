@@ -118,18 +118,20 @@ class Committer:
             return
         head = journal.head
         while journal.applied < head:
-            with self._group:
-                while self._led and journal.applied < head:
-                    self._group.wait()
-                if journal.applied >= head:
-                    return
-                self._led = True
+            leads = False
             try:
+                with self._group:
+                    while self._led and journal.applied < head:
+                        self._group.wait()
+                    if journal.applied >= head:
+                        return
+                    self._led = leads = True
                 self.commit(until=head)
             finally:
-                with self._group:
-                    self._led = False
-                    self._group.notify_all()
+                if leads:
+                    with self._group:
+                        self._led = False
+                        self._group.notify_all()
 
     def make_room(self, need: int) -> None:
         """Commit until `need` bytes fit into the journal; the writer that found it full does the work."""
@@ -184,7 +186,8 @@ class Committer:
                 return []
             writer = stack.enter_context(self._transaction())
             mark = 0 if store.journal is None else writer.applied(store.slot, store.journal.id, store.journal.head)
-            deadline = None if everything else started + budget
+            # From here on: whoever had to wait for the lock has all the more to commit.
+            deadline = None if everything else time.perf_counter() + budget
             own, position = self._drain_own(writer, mark, deadline)
             first_other = len(writer.changes)
             if everything:

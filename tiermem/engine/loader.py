@@ -62,7 +62,7 @@ class Loader:
             store.cold_misses += 1
             with store.lock:
                 # As for a value that was found, below.
-                if stamp >= store.seen_stamp and key not in space.pending:
+                if stamp >= store.seen_stamp and prefix == space.prefix and key not in space.pending:
                     store.hot.lacks(table, key)
             raise KeyError(key)
         expires, codec, dictionary, size, body = found
@@ -73,7 +73,8 @@ class Loader:
         store.cold_hits += 1
         with store.lock:
             # A commit or a write since the snapshot may have changed the record: then L1 stays as it is.
-            if stamp >= store.seen_stamp and key not in space.pending:
+            # The same goes for a namespace that was dropped since its prefix was looked at.
+            if stamp >= store.seen_stamp and prefix == space.prefix and key not in space.pending:
                 store.hot.fill(table, key, value, cost_of(value, size), expires)
         return value
 

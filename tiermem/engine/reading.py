@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from tiermem.codec.frame import DECIDED, HAS_VECTOR, NEVER, Frame, Head, peek, unpack_frame
+from tiermem.codec.frame import DECIDED, HAS_VECTOR, NEVER, Frame, Head, Value, peek, unpack_frame
 from tiermem.codec.operation import DELETE, PUT, Operation
 from tiermem.codec.serialize import decode_metadata
 from tiermem.engine.space import Decode, Space
@@ -147,33 +147,33 @@ def fetch_many(store: Store, space: Space, keys: Sequence[str], *, vectors: bool
 
 def fetch_values(store: Store, space: Space, decode: Decode, keys: Sequence[str]) -> dict[str, Any]:
     """The decoded values of the unexpired records of those `keys` that have one, in the order asked for."""
-    # Before the snapshot: what is no longer pending when it is made is in it.
-    waiting = [key for key in keys if key in space.pending]
-    ahead = fetch_many(store, space, waiting, vectors=False) if waiting else {}
-    asked = set(waiting)
-    expand = store.loader.expand
+    waiting = {key: op for key in keys if (op := space.pending.get(key)) is not None}
     now = store.clock.now()
-    found: dict[str, Any] = {}
+    rows: dict[str, Value] = {}
+    misses = 0
     with store.cold.read() as snapshot:
         prefix = space.prefix or store.loader.resolve(space, snapshot)
-        hits = misses = 0
         for key in keys:
-            if key in asked:
-                item = ahead.get(key)
-                if item is not None:
-                    found[key] = decode(expand(item.codec, item.dictionary, item.body, item.value_bytes))
-                continue
-            held = snapshot.value(prefix + key.encode()) if prefix else None
-            if held is None:
-                misses += 1
-                continue
-            hits += 1
-            expires, codec, dictionary, size, body = held
-            if expires > now:
-                found[key] = decode(expand(codec, dictionary, body, size) if codec else body)
-    store.cold_hits += hits
+            raw = prefix + key.encode()
+            op = waiting.get(key)
+            if op is not None:
+                frame = snapshot.record(raw) if prefix else None
+                if frame is None or stands(op, frame):
+                    if op.kind == PUT and op.expires > now:
+                        rows[key] = op.expires, 0, 0, len(op.value), op.value
+                    continue
+            held = snapshot.value(raw) if prefix else None
+            misses += held is None
+            if held is not None and held[0] > now:
+                rows[key] = held
     store.cold_misses += misses
-    return found
+    store.cold_hits += len(keys) - len(waiting) - misses
+    # Not in the snapshot: a dictionary that is not known yet is read in one of its own.
+    expand = store.loader.expand
+    return {
+        key: decode(expand(codec, dictionary, body, size) if codec else body)
+        for key, (_, codec, dictionary, size, body) in rows.items()
+    }
 
 
 def to_record(store: Store, space: Space, decode: Decode, stored: Stored) -> Record:

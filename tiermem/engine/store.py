@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from time import time, time_ns
+from time import time_ns
 from typing import TYPE_CHECKING
 from weakref import WeakMethod
 
@@ -64,9 +64,7 @@ class Store:
         # A client without a slot, as one that only reads, has written nothing.
         self.slot = -1
         policy = (config.hot.policy or DEFAULT)(config.hot.max_bytes)
-        # The clock of most stores is asked without a detour.
-        now = time if clock is None or type(clock) is SystemClock else clock.now
-        self.hot = HotTier(policy, config.hot.max_bytes, now)
+        self.hot = HotTier(policy, config.hot.max_bytes, self.clock.now)
         self.spaces = Spaces(self)
         self.tables = Tables(self)
         self.compressor = Compressor(config.codec)

@@ -68,6 +68,7 @@ class Upkeep:
             self.store.control.publish_time(self.store.clock.now())
             if self.orphaned():
                 self.store.committer.replay()
+            self.announce()
             self.run()
             self._seal()
 
@@ -84,6 +85,15 @@ class Upkeep:
                 if journal is not None and snapshot.applied(slot, journal.id, journal.head) < journal.head:
                     return True
         return False
+
+    def announce(self) -> None:
+        """Announce the newest commit, if whoever made it was killed before doing so."""
+        store = self.store
+        with store.cold.read() as snapshot:
+            sequence = snapshot.state().next_sequence
+        if store.control.announced < sequence:
+            store.control.publish(sequence, store.generation)
+            store.follower.catch_up()
 
     def run(self) -> None:
         """Do what there is to do, in short transactions."""

@@ -8,9 +8,9 @@ from typing import Final
 FANOUT: Final = 6
 """So many segments of about one size become one; every row is rewritten once per power of this."""
 YOUNG: Final = 32_768
-"""Smaller segments count as of one size: any of them costs a search about the same."""
+"""Segments of fewer rows are soon merged, and each costs a search about the same:"""
 YOUNG_FANOUT: Final = 3
-"""So many of these become one: that is soon done, and half as many stand in the way of a search."""
+"""so many of one size become one."""
 MOST_DEAD: Final = 0.25
 """A segment with a larger share of tombstones is rewritten."""
 
@@ -18,16 +18,20 @@ MOST_DEAD: Final = 0.25
 def due(sizes: Mapping[int, tuple[int, int]]) -> list[int]:
     """The segments to merge next, of all with their (rows, dead rows); empty for none.
 
-    Sizes from `YOUNG` on are compared by powers of `FANOUT`. The smallest are merged first, since that is soon done.
+    Sizes are compared by powers of `FANOUT`, below `YOUNG` by those of `YOUNG_FANOUT`. The smallest are merged first,
+    since that is soon done.
     """
     tiers: dict[int, list[int]] = {}
     for number, (rows, dead) in sizes.items():
-        tier, left = 0, rows - dead
-        while left >= YOUNG:
+        tier, left = 0, max(1, rows - dead)
+        while left >= YOUNG * FANOUT:
             left //= FANOUT
             tier += 1
+        while left < YOUNG:
+            left *= YOUNG_FANOUT
+            tier -= 1
         tiers.setdefault(tier, []).append(number)
     for tier in sorted(tiers):
-        if len(tiers[tier]) >= (FANOUT if tier else YOUNG_FANOUT):
+        if len(tiers[tier]) >= (YOUNG_FANOUT if tier < 0 else FANOUT):
             return sorted(tiers[tier])
     return [number for number, (rows, dead) in sorted(sizes.items()) if dead > rows * MOST_DEAD][:1]

@@ -29,6 +29,7 @@ _HEADER_BYTES: Final = 4096
 _ROW_WORDS: Final = 8
 _SIZE: Final = _HEADER_BYTES + SLOTS * _ROW_WORDS * 8
 _COUNTER: Final = 8
+_GENERATION_SHIFT: Final = 48
 _GENERATION: Final = 16
 _FIRST_ROW: Final = _HEADER_BYTES // 8
 _TIME: Final = 0
@@ -144,6 +145,11 @@ class Control:
         return self.words[_COUNTER]
 
     @property
+    def announced(self) -> int:
+        """The sequence that `publish` was last told."""
+        return self.words[_COUNTER] & (1 << _GENERATION_SHIFT) - 1
+
+    @property
     def generation(self) -> int:
         """Number of the LMDB environment in use, 0 if not yet published."""
         return self.words[_GENERATION]
@@ -152,7 +158,7 @@ class Control:
         """Announce the commit that ended at `sequence` to all others, and wake whoever waits."""
         self.words[_GENERATION] = generation
         # No value comes twice, or one who waits for another would miss a commit.
-        self.words[_COUNTER] = generation << 48 | sequence
+        self.words[_COUNTER] = generation << _GENERATION_SHIFT | sequence
         own, end = _STALE + self.slot, _STALE + SLOTS
         self._map[_STALE:own] = _ALL_STALE[: own - _STALE]
         self._map[own + 1 : end] = _ALL_STALE[: end - own - 1]

@@ -112,18 +112,17 @@ class HotTier:
 
     def lacks(self, table: Table, key: str) -> None:
         """L3 has no record of `key`."""
-        if self._absent * ABSENT_BYTES * ABSENT_SHARE >= self.max_bytes:
-            for known in self._tables:
-                known.absent.clear()
-            self._absent = 0
-            if not self.max_bytes:
-                return
-        table.absent.add(key)
-        self._absent += 1
-
-    def resident(self, table: Table, key: str) -> bool:
-        """True if the entry is in L1."""
-        return key in table or key in table.watched or key in table.timed
+        most = self.max_bytes // (ABSENT_BYTES * ABSENT_SHARE)
+        if self._absent >= most:
+            # An upper bound of how many there are: what was found since is not taken off.
+            self._absent = sum(len(known.absent) for known in self._tables)
+            if self._absent >= most:
+                for known in self._tables:
+                    known.absent.clear()
+                self._absent = 0
+        if most:
+            table.absent.add(key)
+            self._absent += 1
 
     def drop(self, table: Table, key: str) -> None:
         """Take out what is known of a key, that it is absent too."""
@@ -167,7 +166,8 @@ class HotTier:
             if value is not _ABSENT:
                 table.watched[key] = value
             elif key in table.timed:
-                table.watched[key], table.expires[key] = table.timed.pop(key)
+                value, table.expires[key] = table.timed.pop(key)
+                table.watched[key] = value
         for number, key in evicted:
             self._take(tables[number], key)
         self.evictions += len(evicted)

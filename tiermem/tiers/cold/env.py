@@ -258,12 +258,12 @@ class ColdEnv:
     def value(self, key: bytes) -> tuple[int, Value | None]:
         """The stamp of a snapshot, and what `Snapshot.value` says in it of one record; costs half of `read`."""
         reader = object()
-        self.readers.add(reader)
-        if self.closing:
-            self.readers.discard(reader)
-            with self.read() as snapshot:
-                return snapshot.stamp, snapshot.value(key)
         try:
+            self.readers.add(reader)
+            if self.closing:
+                self.readers.discard(reader)
+                with self.read() as snapshot:
+                    return snapshot.stamp, snapshot.value(key)
             txn = self.begin(buffers=True)
             try:
                 row = txn.get(key, db=self.dbs.records)

@@ -79,8 +79,7 @@ class VectorTier:
     @property
     def nbytes(self) -> int:
         """Bytes this process holds in memory for itself."""
-        graphs = sum(part.segment.graph.nbytes for part in self.parts if part.segment.graph is not None)
-        return graphs + sum(part.alive.nbytes for part in self.parts) + self.tail.nbytes
+        return sum(part.segment.nbytes + part.alive.nbytes for part in self.parts) + self.tail.nbytes
 
     def update(self, rows: Sequence[Row], gone: Sequence[str] = ()) -> None:
         """Take up the rows of some keys, as L3 has them now, and drop those of the keys that are `gone`."""
@@ -128,37 +127,41 @@ class VectorTier:
         Raises:
             CorruptionError: a segment is damaged; nothing was answered.
         """
-        # Nothing below the k-th best so far can get in: of most segments little has to be looked at closely.
-        pool: list[tuple[float, int, RowFile]] = []
-        floor = min_score
-        for part in self.parts:
-            rows = part.segment.rows
-            found = part.segment.search(
-                query,
-                k,
-                part.alive if part.live < rows.rows else None,
-                part.live,
-                floor=floor,
-                now=now,
-                since=since,
-                until=until,
-                where=where,
-                effort=effort,
-                exact=exact,
-            )
-            pool += [(score, row, rows) for score, row in found if score >= floor]
-            if len(pool) >= k:
-                pool.sort(key=_score, reverse=True)
-                floor = pool[k - 1][0]
-        last: list[Found] = []
-        if len(self.tail):
-            last = self.tail.search(query, k, now=now, since=since, until=until, allows=allows, min_score=min_score)
-        ahead = [entry for entry in pool if entry[0] >= floor]
-        best = _newest(sorted(_described(ahead) + last, key=_rank))
-        if len(best) < k and len(ahead) < len(pool):
-            # Rows that were updated just now were met twice.
-            best = _newest(sorted(_described(pool) + last, key=_rank))
-        return best[:k]
+
+        def ask(*, pruned: bool) -> tuple[list[Found], bool]:
+            """The best found, and whether no key was met twice."""
+            # Nothing below the k-th best so far can get in: of most segments little has to be looked at closely.
+            pool: list[tuple[float, int, RowFile]] = []
+            floor, outdone = min_score, False
+            for part in self.parts:
+                rows = part.segment.rows
+                found = part.segment.search(
+                    query,
+                    k,
+                    part.alive if part.live < rows.rows else None,
+                    part.live,
+                    floor=floor,
+                    outdone=outdone,
+                    now=now,
+                    since=since,
+                    until=until,
+                    where=where,
+                    effort=effort,
+                    exact=exact,
+                )
+                pool += [(score, row, rows) for score, row in found if score >= floor]
+                if pruned and len(pool) >= k:
+                    pool.sort(key=_score, reverse=True)
+                    floor, outdone = pool[k - 1][0], True
+            met = _described([entry for entry in pool if entry[0] >= floor])
+            if len(self.tail):
+                met += self.tail.search(query, k, now=now, since=since, until=until, allows=allows, min_score=min_score)
+            best = _newest(sorted(met, key=_rank))
+            return best[:k], len(best) == len(met)
+
+        best, whole = ask(pruned=True)
+        # An update in between: what its old row has ruled out may belong to the best after all.
+        return best if whole else ask(pruned=False)[0]
 
 
 def _score(entry: tuple[float, int, RowFile]) -> float:

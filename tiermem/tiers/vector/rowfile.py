@@ -12,6 +12,7 @@ import mmap
 import os
 import struct
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -37,6 +38,7 @@ _CHECKSUM: Final = struct.Struct("<Q")
 TRAILER_BYTES: Final = TRAILER.size + _CHECKSUM.size
 _VECTORS: Final = "vectors"
 _COLUMNS: Final = "column."
+_AHEAD: Final = 128 * 1024
 _HEAD: Final = np.arange(3)
 """A row's key begins at bound 2 * row, its metadata at the next, and the next row's key at the one after."""
 
@@ -266,14 +268,17 @@ class RowFile:
 
     def scatter(self) -> None:
         """From here on few vectors are read, here and there: what lies around one is not read with it."""
-        self._map.madvise(mmap.MADV_RANDOM, 0, self.vectors.nbytes)
-        self._scattered = True
+        with suppress(OSError):
+            self._map.madvise(mmap.MADV_RANDOM, 0, self.vectors.nbytes)
+            self._scattered = True
 
     def span(self, low: int, high: int) -> NDArray[np.float32]:
         """The vectors of the rows from `low` up to but without `high`, verified."""
-        if self._scattered:
-            start = low * self.dimension * 4 & -mmap.PAGESIZE
-            self._map.madvise(mmap.MADV_WILLNEED, start, high * self.dimension * 4 - start)
+        start, stop = low * self.dimension * 4 & -mmap.PAGESIZE, high * self.dimension * 4
+        with suppress(OSError):
+            # In steps: of a longer range the kernel reads only the beginning ahead.
+            for at in range(start, stop if self._scattered else start, _AHEAD):
+                self._map.madvise(mmap.MADV_WILLNEED, at, min(_AHEAD, stop - at))
         self._verify(low + np.flatnonzero(~self._verified[low:high]))
         return self.vectors[low:high]
 

@@ -51,20 +51,21 @@ def shortlist(
     rough: NDArray[np.floating[Any]] = products
     with np.errstate(all="ignore"):
         square = float(query @ query)
-        largest = float(squares.max())
-        scale = largest**0.5 * square**0.5
-        smallest = scale
         if metric == "cosine":
-            rough, scale = products / np.sqrt(squares), square**0.5
-            smallest = min(float(squares.min()), square)
+            rough = products / np.sqrt(squares)
+            slack = np.full(len(squares), square**0.5, np.float32)
+            scale = np.minimum(squares, square)
         elif metric == "euclidean":
-            rough, scale = 2.0 * products - squares, largest + square
-            smallest = scale
-    if not (np.isfinite(rough).all() and np.isfinite(squares).all() and np.isfinite(scale) and smallest > _TINY):
-        # At the ends of float32's range the rough order means nothing: every row is scored exactly.
-        return np.arange(len(products))
-    edge = np.partition(rough, len(rough) - k)[len(rough) - k]
-    return np.flatnonzero(rough >= edge - _SLACK * scale)
+            rough = 2.0 * products - squares
+            scale = slack = squares + np.float32(square)
+        else:
+            scale = slack = np.sqrt(squares) * np.float32(square**0.5)
+        slack = slack * np.float32(_SLACK)
+        # At the ends of float32's range a rough score means nothing: such rows are scored exactly.
+        odd = ~(np.isfinite(rough) & np.isfinite(slack) & (scale > _TINY))
+        lowest = np.where(odd, -np.inf, rough - slack)
+        edge = np.partition(lowest, len(lowest) - k)[len(lowest) - k]
+        return np.flatnonzero(odd | (rough + slack >= edge))
 
 
 def as_float32(vector: Sequence[float] | NDArray[Any]) -> NDArray[np.float32]:
@@ -109,6 +110,7 @@ def as_distance(metric: str, score: float, query: NDArray[np.float32], largest: 
         return 2.0 - 2.0 * score
     if metric == "euclidean":
         # A score of 0 or more is only reached where both are the same.
-        return (min(score, 0.0) / (largest or 1.0)) ** 2
+        gap = min(score, 0.0) / (largest or 1.0)
+        return gap * gap
     wide = query.astype(np.float64)
     return -score / ((largest or 1.0) * (math.sqrt(np.dot(wide, wide)) or 1.0))

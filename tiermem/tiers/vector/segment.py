@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from typing import TYPE_CHECKING, Final
 
@@ -23,6 +24,8 @@ _SCAN: Final = 1_024
 """Scattered rows compared at a time: their vectors stay in the processor's cache."""
 _SWEEP: Final = 65_536
 """Rows that lie side by side, compared at a time: whole blocks of a file."""
+_DENSE: Final = 4
+"""Where more than one row in so many is to be compared, all that lie between are read too."""
 _FILTERS: Final = 16
 """Filters whose matches are kept."""
 _LISTED: Final = 65_536
@@ -72,16 +75,21 @@ class _Matching:
     def __init__(self, bits: NDArray[np.uint8]) -> None:
         self.bits = bits
         self.count = count_bits(bits)
-        self._rows: NDArray[np.int64] | None = None
+        self._rows: NDArray[np.uint32] | None = None
 
     def within(self, bits: NDArray[np.uint8]) -> NDArray[np.int64]:
         """The numbers of those whose bit is set in `bits`, which holds no others, ascending."""
         if self._rows is None:
             if self.count > _LISTED:
                 return set_bits(bits)
-            self._rows = set_bits(self.bits)
-        rows = self._rows
+            self._rows = set_bits(self.bits).astype(np.uint32)
+        rows = self._rows.astype(np.int64)
         return rows if bits is self.bits else rows[(bits[rows >> 3] >> (rows & 7).astype(np.uint8)) & 1 == 1]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return self.bits.nbytes + (0 if self._rows is None else self._rows.nbytes)
 
 
 class Segment:
@@ -93,6 +101,12 @@ class Segment:
         self._all = full_bits(rows.rows)
         self._filters: dict[Node, _Matching] = {}
         self._lock = threading.Lock()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes this process holds in memory for itself."""
+        graph = 0 if self.graph is None else self.graph.nbytes
+        return graph + self.rows.rows + self._all.nbytes + sum(known.nbytes for known in list(self._filters.values()))
 
     def _matching(self, where: Filter) -> _Matching:
         known = self._filters.get(where.node)
@@ -112,6 +126,7 @@ class Segment:
         live: int,
         *,
         floor: float,
+        outdone: bool,
         now: float,
         since: float,
         until: float,
@@ -121,7 +136,8 @@ class Segment:
     ) -> Scored:
         """(score, row) of the min(k, matches) best of the `live` rows in `alive` (None: all), best first.
 
-        Whatever ties with the last is there too; what scores less than `floor` may be left out.
+        Whatever ties with the last is there too; what scores less than `floor` may be left out. `outdone`: k rows of
+        that score are known already.
 
         Raises:
             CorruptionError: the file is damaged where it was read.
@@ -161,61 +177,77 @@ class Segment:
         if way.effort and not exact and self.graph is not None:
             if bits is None and not whole:
                 bits = _cut(self._all, low, high)
-            within = as_distance(rows.about.metric, floor, query, rows.about.largest)
-            if effort is None and within < np.inf:
-                near = self._walk(self.graph, query, k, glance(way, k), bits, within)
+            point = as_point(rows.about.metric, query, rows.about.largest)
+            within = self._within(self.graph, query, floor)
+            if outdone and effort is None and self.graph.noise < np.inf:
+                near = self._walk(self.graph, point, k, glance(way, k), bits, within)
                 if near is not None and not promising(len(near), k):
                     return self._scored(query, near, k)
-            near = self._walk(self.graph, query, k, way, bits, within)
+            near = self._walk(self.graph, point, k, way, bits, within)
             if near is not None:
                 return self._scored(query, near, k)
-        if bits is None:
-            return self._sweep(query, low, high, k)
-        return self._scan(query, set_bits(bits) if matching is None else matching.within(bits), k)
+        chosen = None
+        if bits is not None:
+            chosen = set_bits(bits) if matching is None else matching.within(bits)
+        return self._compared(query, chosen, low, high, k)
+
+    def _within(self, graph: VectorIndex, query: NDArray[np.float32], floor: float) -> float:
+        """How far the engine may say that a row of the score `floor` is, give or take what `contenders` allows for."""
+        about = self.rows.about
+        within = as_distance(about.metric, floor, query, about.largest)
+        if about.metric == "dot" or graph.noise == np.inf:
+            return within
+        # The square of the noise itself comes on top: its mean over all dimensions, and four standard deviations.
+        return within + graph.noise * graph.noise * (about.dimension + 4 * math.sqrt(about.dimension))
 
     def _walk(
         self,
         graph: VectorIndex,
-        query: NDArray[np.float32],
+        point: NDArray[np.float32],
         k: int,
         way: Plan,
         bits: NDArray[np.uint8] | None,
         within: float,
     ) -> NDArray[np.int64] | None:
         """The rows that can be among the k best and no further than `within`; None if too few were found to tell."""
-        about = self.rows.about
-        found, distances = graph.search(as_point(about.metric, query, about.largest), way.rows, way.effort, bits)
+        found, distances = graph.search(point, way.rows, way.effort, bits)
         if len(found) < k:
             return None
-        squared = about.metric != "dot"
+        squared = self.rows.about.metric != "dot"
         return found[: contenders(distances.tolist(), k, graph.noise, squared=squared, within=within)]
 
     def _scored(self, query: NDArray[np.float32], rows: NDArray[np.int64], k: int) -> Scored:
         """(score, row) of those of `rows` that are among the k best of them or tie with the last, best first."""
-        if not len(rows):
-            return []
-        scores: list[float] = exact_scores(self.rows.about.metric, self.rows.take(rows), query).tolist()
+        scores: list[float] = []
+        for start in range(0, len(rows), _SCAN):
+            vectors = self.rows.take(rows[start : start + _SCAN])
+            scores += exact_scores(self.rows.about.metric, vectors, query).tolist()
         ranked = sorted(zip(scores, rows.tolist(), strict=True), reverse=True)
         last = k
         while k <= last < len(ranked) and ranked[last][0] == ranked[k - 1][0]:
             last += 1
         return ranked[:last]
 
-    def _scan(self, query: NDArray[np.float32], rows: NDArray[np.int64], k: int) -> Scored:
-        products = np.empty(len(rows), np.float32)
-        some = np.empty((min(len(rows), _SCAN), len(query)), np.float32)
-        with np.errstate(all="ignore"):
-            for start in range(0, len(rows), _SCAN):
-                part = rows[start : start + _SCAN]
-                np.vecdot(self.rows.take(part, some), query, out=products[start : start + _SCAN])
-        near = shortlist(self.rows.about.metric, products, self.rows.squares[rows], query, k)
-        return self._scored(query, rows[near], k)
-
-    def _sweep(self, query: NDArray[np.float32], low: int, high: int, k: int) -> Scored:
-        products = np.empty(high - low, np.float32)
-        with np.errstate(all="ignore"):
+    def _compared(
+        self, query: NDArray[np.float32], rows: NDArray[np.int64] | None, low: int, high: int, k: int
+    ) -> Scored:
+        """`_scored` of all the rows given, of those between `low` and `high` (None: of all of these)."""
+        if rows is None or len(rows) > (high - low) // _DENSE:
+            products = np.empty(high - low, np.float32)
             for start in range(low, high, _SWEEP):
                 stop = min(start + _SWEEP, high)
-                np.vecdot(self.rows.span(start, stop), query, out=products[start - low : stop - low])
-        near = shortlist(self.rows.about.metric, products, self.rows.squares[low:high], query, k)
-        return self._scored(query, low + near, k)
+                with np.errstate(all="ignore"):
+                    np.vecdot(self.rows.span(start, stop), query, out=products[start - low : stop - low])
+            if rows is None:
+                rows = np.arange(low, high)
+            else:
+                products = products[rows - low]
+        else:
+            products = np.empty(len(rows), np.float32)
+            some = np.empty((min(len(rows), _SCAN), len(query)), np.float32)
+            for start in range(0, len(rows), _SCAN):
+                part = rows[start : start + _SCAN]
+                with np.errstate(all="ignore"):
+                    np.vecdot(self.rows.take(part, some), query, out=products[start : start + _SCAN])
+        near = shortlist(self.rows.about.metric, products, self.rows.squares[rows], query, k)
+        return self._scored(query, rows[near], k)
