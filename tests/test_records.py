@@ -1686,7 +1686,7 @@ def test_a_durable_put_whose_commit_fails_says_so_in_every_thread(tmp_path: Path
         def broken(**how: Any) -> list[int]:
             raise tiermem.StorageError("no commit today")
 
-        committer.commit = broken  # type: ignore[method-assign]
+        committer.commit = broken  # type: ignore[method-assign]  # a fault is put in its place
 
         def work(number: int) -> str:
             try:
@@ -1699,7 +1699,7 @@ def test_a_durable_put_whose_commit_fails_says_so_in_every_thread(tmp_path: Path
             with ThreadPoolExecutor(8) as pool:
                 assert list(pool.map(work, range(8))) == ["no commit today"] * 8
         finally:
-            committer.commit = whole  # type: ignore[method-assign]
+            committer.commit = whole  # type: ignore[method-assign]  # a fault is put in its place
         mem.put("n", "last", 1, durable=True)
         assert mem.count("n") == 10
         assert mem.stats().writes.pending == 0
@@ -1750,7 +1750,7 @@ def test_a_namespace_dropped_under_a_read_leaves_nothing_in_l1(mem: Memory, agai
             mem.flush()
         return value(key)
 
-    cold.value = late  # type: ignore[method-assign]
+    cold.value = late  # type: ignore[method-assign]  # a fault is put in its place
     mem.get("n", "k")
     record = mem.get_record("n", "k")
     assert mem.get("n", "k") == (record and record.value) == ("new" if again else None)

@@ -169,7 +169,7 @@ def test_rows_updated_while_they_are_found_hide_no_other(make: Callable[..., Vec
         tier.update(rows)
         return after_segments(*args, **options)
 
-    tier.tail.search = late  # type: ignore[method-assign]
+    tier.tail.search = late  # type: ignore[method-assign]  # a fault is put in its place
     assert {hit.key for hit in ask(tier, query, 3)} == {"y00000", "y00001", "y00002"}
 
 

@@ -126,7 +126,7 @@ class Committer:
                     if journal.applied >= head:
                         return
                     self._led = leads = True
-                self.commit(until=head)
+                self.commit()
             finally:
                 if leads:
                     with self._group:
@@ -163,13 +163,10 @@ class Committer:
         decision: Decision | None = None,
         budget: float = SLICE,
         work: Callable[[Writer], None] | None = None,
-        until: int | None = None,
     ) -> list[int]:
         """One transaction: own journal (for `budget` seconds), with `everything` all others, then the rest.
 
-        With `until` nothing is done if the own journal has been applied up to there once it is this thread's turn:
-        whoever went before has committed for all that were waiting. Of `dead` slots intact frames behind the head
-        are applied too. `decision` returns what to apply
+        Of `dead` slots intact frames behind the head are applied too. `decision` returns what to apply
         once all journals were drained; `work` may do anything. Returns the versions `decision`'s got.
         """
         store = self.store
@@ -182,8 +179,6 @@ class Committer:
         started = time.perf_counter()
         with self._turn(), ExitStack() as stack:
             store.check_writable()
-            if until is not None and store.journal is not None and store.journal.applied >= until:
-                return []
             writer = stack.enter_context(self._transaction())
             mark = 0 if store.journal is None else writer.applied(store.slot, store.journal.id, store.journal.head)
             # From here on: whoever had to wait for the lock has all the more to commit.

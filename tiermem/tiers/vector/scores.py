@@ -62,7 +62,7 @@ def shortlist(
             scale = slack = np.sqrt(squares) * np.float32(square**0.5)
         slack = slack * np.float32(_SLACK)
         # At the ends of float32's range a rough score means nothing: such rows are scored exactly.
-        odd = ~(np.isfinite(rough) & np.isfinite(slack) & (scale > _TINY))
+        odd = ~(np.isfinite(rough) & np.isfinite(squares) & np.isfinite(slack) & (scale > _TINY))
         lowest = np.where(odd, -np.inf, rough - slack)
         edge = np.partition(lowest, len(lowest) - k)[len(lowest) - k]
         return np.flatnonzero(odd | (rough + slack >= edge))
