@@ -77,10 +77,24 @@ def parsed() -> argparse.Namespace:
     add("--work", type=Path, default=default, help=f"data sets and stores go here ({default})")
     add("--keep", action="store_true", help="leave stores in the work directory, and use those found there")
     add("--json", type=Path, metavar="FILE", help="write everything measured here, after each step")
-    add("--render", type=Path, metavar="FILE", help="write the page of such a file, and measure nothing")
+    add("--render", type=Path, nargs="+", metavar="FILE", help="write the page of such files, and measure nothing")
     add("--out", type=Path, help="write the page here, its plots beside it (a full run: docs/benchmarks/vectors.md)")
     add("--child", type=int, help=argparse.SUPPRESS)
     return parser.parse_args()
+
+
+def merged(documents: list[dict[str, Any]]) -> dict[str, Any]:
+    """One document of several runs: of what two have measured of a data set, the last counts."""
+    document, *others = documents
+    for other in others:
+        for part in ("datasets", "builds", "searches", "filters", "churn", "ingest", "cold", "confined"):
+            document.setdefault(part, {}).update(other.get(part, {}))
+        for part in ("skipped", "failures"):
+            document[part] += [text for text in other[part] if text not in document[part]]
+        document["versions"] |= other["versions"]
+        document["load_at_end"] = other["load_at_end"]
+    document["runs"] = len(documents)
+    return document
 
 
 def measured(options: Options, target: Path | None, console: Console) -> dict[str, Any]:
@@ -117,7 +131,7 @@ def main() -> None:
     console = Console()
     out = arguments.out
     if arguments.render:
-        document = json.loads(arguments.render.read_text(encoding="utf-8"))
+        document = merged([json.loads(file.read_text(encoding="utf-8")) for file in arguments.render])
         out = out or PAGE
     else:
         names = ("sizes", "data", "subjects", "large", "parts", "turns", "seconds", "write_limit", "limit", "keep")
