@@ -283,9 +283,9 @@ def markdown(document: Document, plots: dict[str, str]) -> str:
         "Every subject builds its store in a fresh process, and is opened and searched in further ones, which take "
         f"turns ({options['turns']} or more each): times are medians over the turns, recalls are against exact "
         f"answers. The first {SOAK:,} searches of a process are not timed: what a store costs that was just opened "
-        "stands under *cold start*. Numerical libraries have one thread while searching; engines with threads of their "
-        "own keep them. tiermem is measured through its whole public call. Times of different runs do not compare, ratios do. "
-        "In bold: the best of those that compete."
+        "stands under *cold start*. Numerical libraries have one thread while searching; engines with threads of "
+        "their own keep them. tiermem is measured through its whole public call. Times of different runs do not "
+        "compare, ratios do. In bold: the best of those that compete."
         + (" Data sets, and upkeep, were measured in runs of their own." if document.get("runs", 1) > 1 else ""),
         "",
         *(f"- `{name}`: {subject(name).setup}." for name in measured),
