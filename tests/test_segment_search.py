@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from tiermem.policy import planner
 from tiermem.protocols import Found, Row
+from tiermem.tiers.vector import room
 from tiermem.tiers.vector.faiss_engine import FaissEngine
 from tiermem.tiers.vector.index import Part, VectorTier
 from tiermem.tiers.vector.rowfile import Place, RowFile, write_rows
@@ -192,3 +194,26 @@ def test_odd_rows_are_compared_without_making_all_odd(metric: str) -> None:
 def quiet() -> Iterator[None]:
     with np.errstate(all="ignore"):
         yield
+
+
+def test_the_memory_there_is_is_known() -> None:
+    assert 2**20 < room.room() <= sys.maxsize
+
+
+def test_the_limit_of_a_control_group_counts(tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "memory.max").write_text("1048576\n")
+    (tmp_path / "memory.max").write_text("2097152\n")
+    assert room._limit(tmp_path, "/own", "memory.max") == 2**20
+    assert room._limit(tmp_path, "/../elsewhere", "memory.max") == 2**21
+    (tmp_path / "own" / "memory.max").write_text("max\n")
+    (tmp_path / "memory.max").unlink()
+    assert room._limit(tmp_path, "/own", "memory.max") == sys.maxsize
+
+
+def test_scattered_rows_are_the_same_rows(make: Callable[..., VectorTier]) -> None:
+    matrix = draw(3000, 40, 21)
+    rows = make("dot", a=matrix).parts[0].segment.rows
+    assert np.array_equal(rows.span(100, 2900), matrix[100:2900])
+    assert np.array_equal(rows.take(np.array([5, 2999, 0])), matrix[[5, 2999, 0]])
+    assert np.array_equal(rows.span(7, 7), matrix[7:7])

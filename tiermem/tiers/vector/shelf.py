@@ -10,9 +10,13 @@ from typing import Final
 from tiermem.errors import CorruptionError, StorageError, TiermemError
 from tiermem.protocols import VectorEngine
 from tiermem.tiers.vector.graphfile import load_graph
+from tiermem.tiers.vector.room import room
 from tiermem.tiers.vector.rowfile import RowFile
 from tiermem.tiers.vector.segment import Segment
 
+_SHARE: Final = 2
+"""Where the vectors of a segment take more than this part of the memory there is, no more of them is read than is used;
+else what lies around them is read ahead, so that a store that was just opened is soon in memory."""
 _NAME: Final = re.compile(r"([0-9a-f]{16})\.(rows|graph)(\.new)?")
 
 
@@ -50,7 +54,7 @@ class Shelf:
         if known is not None and (known.graph is not None or not graph or number in self.problems):
             return known
         rows = RowFile(self.rows_path(number), number, seal) if known is None else known.rows
-        if known is None:
+        if known is None and rows.vectors.nbytes > room() // _SHARE:
             rows.scatter()
         opened = None
         if graph:
