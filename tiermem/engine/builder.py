@@ -37,7 +37,7 @@ GRAPH_ROWS: Final = 1_024
 """Fewer rows are compared one by one anyway, and get no graph."""
 _SAMPLE_BYTES: Final = 64 << 20
 """Of the rows that an engine may learn from, at the most."""
-_POLITE: Final = 19
+_POLITE: Final = 10
 _GLANCE: Final = 0.5
 """Seconds between looks at whether the parent is still there."""
 

@@ -1,0 +1,1 @@
+"""The parts of `benchmarks/growth.py`: measuring, running, the page and its plots."""
