@@ -20,6 +20,7 @@ from tiermem.policy import filters, planner
 from tiermem.policy.merging import FANOUT, MOST_DEAD, YOUNG, YOUNG_FANOUT, due
 from tiermem.protocols import VectorEngine
 from tiermem.tiers.vector import rowfile
+from tiermem.tiers.vector.bits import count_bits, full_bits, set_bits
 from tiermem.tiers.vector.choice import EngineOptions, engine_of
 from tiermem.tiers.vector.faiss_engine import FaissEngine
 from tiermem.tiers.vector.graphfile import load_graph, seal_graph
@@ -27,7 +28,7 @@ from tiermem.tiers.vector.hnswlib_engine import HnswlibEngine
 from tiermem.tiers.vector.index import Part, VectorTier
 from tiermem.tiers.vector.rowfile import Place, RowFile, hash_keys, write_rows
 from tiermem.tiers.vector.scores import as_point, as_points, exact_scores
-from tiermem.tiers.vector.segment import Segment, _Matching, count_bits, full_bits, set_bits
+from tiermem.tiers.vector.segment import Segment, _Matching
 from tiermem.tiers.vector.shelf import Shelf
 
 METRICS = ["cosine", "dot", "euclidean"]

@@ -15,11 +15,13 @@ import pytest
 
 import tiermem
 from tiermem import Config, InvalidArgument, Memory, VectorConfig
-from tiermem.engine import publishing
+from tiermem.engine import builder, publishing
 from tiermem.engine.indexing import Indexing
 from tiermem.policy import planner
 from tiermem.tiers.cold import ColdEnv, sealed
+from tiermem.tiers.vector import shelf
 from tiermem.tiers.vector.faiss_engine import FaissEngine
+from tiermem.tiers.vector.rowfile import RowFile
 
 INLINE = tiermem.ColdConfig(committer="inline", journal_bytes=2**20, sync_interval=60.0)
 NS = "desk/obs"
@@ -600,3 +602,42 @@ def test_a_process_that_cannot_open_a_segment_now_says_so_and_takes_nothing_back
     assert mem.search_similar(NS, matrix[0], k=1)[0].key == "k0"
     assert (vectors_of(mem).segments, vectors_of(mem).tail) == (1, 0)
     assert mem.stats().degraded == ()
+
+
+def test_what_an_engine_learns_from_reaches_as_far_as_any_point(
+    store: Callable[..., Memory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples: list[np.ndarray[Any, Any]] = []
+
+    class Learning(FaissEngine):
+        def build(self, *arguments: Any, **options: Any) -> None:
+            samples.append(options["sample"])
+            super().build(*arguments, **options)
+
+    monkeypatch.setattr(builder, "_SAMPLE_BYTES", 100 * 16 * 4)
+    mem = store(engine=Learning(), metric="euclidean")
+    matrix = fill(mem)
+    mem.put(NS, "far", 0, vector=np.linspace(-90, 90, 16))
+    mem.build_index(NS)
+    (sample,) = samples
+    points = np.concatenate([matrix, [np.linspace(-90, 90, 16)]])
+    points /= np.linalg.norm(points, axis=1).max()
+    assert sample.shape == (102, 16)
+    assert np.allclose(sample.min(axis=0), points.min(axis=0))
+    assert np.allclose(sample.max(axis=0), points.max(axis=0))
+    assert alike(mem, matrix)
+
+
+@pytest.mark.parametrize("left", [0, 2**60])
+def test_rows_are_read_one_by_one_only_where_memory_is_scarce(
+    store: Callable[..., Memory], monkeypatch: pytest.MonkeyPatch, left: int
+) -> None:
+    scattered: list[int] = []
+    monkeypatch.setattr(shelf, "room", lambda: left)
+    whole = RowFile.scatter
+    monkeypatch.setattr(RowFile, "scatter", lambda rows: (scattered.append(rows.number), whole(rows)))
+    mem = store()
+    matrix = fill(mem)
+    mem.build_index(NS)
+    assert alike(mem, matrix)
+    assert len(scattered) == (left == 0)

@@ -93,8 +93,8 @@ class VectorEngine(Protocol):
     ) -> None:
         """Write an index over `rows` points, given in chunks (n, dimension), to the file `path`.
 
-        `sample` (n ≥ 1, dimension) is drawn evenly from the points, for what is learned from them. `progress` is told
-        how many rows are done.
+        `sample` (n ≥ 1, dimension) is drawn evenly from the points, for what is learned from them; no coordinate of any
+        point lies beyond those of the sample. `progress` is told how many rows are done.
         """
         ...
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from tiermem.codec.frame import HAS_VECTOR
 from tiermem.config import ColdConfig
+from tiermem.engine.generations import sync_folder
 from tiermem.errors import CorruptionError, TiermemError, file_error
 from tiermem.protocols import VectorEngine
 from tiermem.tiers.cold import ColdEnv, Snapshot
@@ -143,11 +144,7 @@ def build(env: ColdEnv, shelf: Shelf, job: Job, engine_for: Callable[[int], Vect
             seal_graph(fresh[1], engine.name, job.number, seal)
             fresh[1].rename(graph_path)
         fresh[0].rename(rows_path)
-        folder = os.open(shelf.folder, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(shelf.folder)
         return Built(total, seal, graph, info.id)
     finally:
         for path in fresh:
@@ -168,8 +165,8 @@ def _sample(rows: RowFile) -> NDArray[np.float32]:
     if few == about.rows:
         return sample
     # None lies beyond what is learned from: codes are as exact as their engine says.
-    ends = [(part.min(axis=0), part.max(axis=0)) for part in _points(rows)]
-    return np.concatenate([sample, *(np.array(ends).min(axis=0)[:1], np.array(ends).max(axis=0)[1:])])
+    lows, highs = zip(*((part.min(axis=0), part.max(axis=0)) for part in _points(rows)), strict=True)
+    return np.concatenate([sample, [np.min(lows, axis=0), np.max(highs, axis=0)]])
 
 
 def _gather(

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final, get_args
+from typing import get_args
 
 import msgspec
 
 from tiermem.config import IndexType
 from tiermem.errors import InvalidArgument
+from tiermem.policy.merging import YOUNG
 from tiermem.protocols import VectorEngine
-
-LASTING: Final = 32_768
-"""Rows of a segment that will not soon be part of a larger one."""
 
 
 class EngineOptions(msgspec.Struct, frozen=True):
@@ -22,12 +20,12 @@ class EngineOptions(msgspec.Struct, frozen=True):
     m: int
     ef_construction: int
 
-    def make(self, rows: int = LASTING) -> VectorEngine:
+    def make(self, rows: int = YOUNG) -> VectorEngine:
         """The engine they ask for; its package is imported when it first builds or opens something.
 
         A graph of few rows is soon merged away, and found in with ease: its links are chosen with half the effort.
         """
-        breadth = self.ef_construction if rows >= LASTING else max(8, self.ef_construction // 2)
+        breadth = self.ef_construction if rows >= YOUNG else max(8, self.ef_construction // 2)
         if self.engine == "hnswlib":
             from tiermem.tiers.vector.hnswlib_engine import HnswlibEngine
 

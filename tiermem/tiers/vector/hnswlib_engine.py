@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from tiermem.errors import CorruptionError, InvalidArgument, MissingExtra
+from tiermem.tiers.vector.bits import are_set
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -139,7 +140,7 @@ class _HnswlibGraph:
         breadth = max(breadth, count * self._rows // matches)
         while True:
             found, distances = self._nearest(point, breadth)
-            passed = (allowed[found >> 3] >> (found & 7).astype(np.uint8)) & 1 == 1
+            passed = are_set(allowed, found)
             if passed.sum() >= count or breadth >= self._rows:
                 return found[passed][:count], distances[passed][:count]
             breadth *= 2

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tiermem.protocols import Found, Row
+from tiermem.tiers.vector.bits import are_set, count_bits, full_bits
 from tiermem.tiers.vector.exact import ExactIndex
 from tiermem.tiers.vector.rowfile import RowFile, hash_keys
-from tiermem.tiers.vector.segment import Segment, count_bits, full_bits
+from tiermem.tiers.vector.segment import Segment
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -45,13 +46,13 @@ class Part:
         at = np.flatnonzero(rows >= 0)
         if len(at):
             held = rows[at]
-            rows[at[(self.alive[held >> 3] >> (held & 7).astype(np.uint8)) & 1 == 0]] = -1
+            rows[at[~are_set(self.alive, held)]] = -1
         return rows
 
     def bury(self, rows: NDArray[np.int64]) -> None:
         """Make those of `rows` that are alive tombstones; negative ones are none."""
         rows = np.unique(rows[rows >= 0])
-        rows = rows[(self.alive[rows >> 3] >> (rows & 7).astype(np.uint8)) & 1 == 1]
+        rows = rows[are_set(self.alive, rows)]
         if len(rows):
             np.bitwise_and.at(self.alive, rows >> 3, ~(np.uint8(1) << (rows & 7).astype(np.uint8)))
             self.live -= len(rows)

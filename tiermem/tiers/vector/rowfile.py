@@ -258,7 +258,7 @@ class RowFile:
         """The vectors of `rows`, verified; in the first rows of `out` if that is given.
 
         Raises:
-            CorruptionError: a block is damaged.
+            CorruptionError: one is damaged.
         """
         known = self._verified[rows]
         if not known.all():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from tiermem.policy.planner import Plan, contenders, glance, plan, promising
+from tiermem.tiers.vector.bits import are_set, count_bits, cut_bits, full_bits, set_bits
 from tiermem.tiers.vector.rowfile import RowFile
 from tiermem.tiers.vector.scores import as_distance, as_point, exact_scores, shortlist
 
@@ -23,48 +24,13 @@ if TYPE_CHECKING:
 _SCAN: Final = 1_024
 """Scattered rows compared at a time: their vectors stay in the processor's cache."""
 _SWEEP: Final = 65_536
-"""Rows that lie side by side, compared at a time: whole blocks of a file."""
+"""Rows that lie side by side, compared at a time."""
 _DENSE: Final = 4
 """Where more than one row in so many is to be compared, all that lie between are read too."""
 _FILTERS: Final = 16
 """Filters whose matches are kept."""
 _LISTED: Final = 65_536
 """So many matches of a filter are kept as numbers, too."""
-
-
-def full_bits(rows: int) -> NDArray[np.uint8]:
-    """`rows` set bits, packed in little order, padded with zeros to whole 64-bit words."""
-    bits = np.zeros((rows + 63) // 64 * 8, np.uint8)
-    bits[: rows // 8] = 0xFF
-    if rows % 8:
-        bits[rows // 8] = (1 << rows % 8) - 1
-    return bits
-
-
-def count_bits(bits: NDArray[np.uint8]) -> int:
-    """How many are set."""
-    return int(np.bitwise_count(bits.view(np.uint64)).sum())
-
-
-def set_bits(bits: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """The numbers of those that are set, ascending."""
-    # Most bytes of a selective filter are empty.
-    held = np.flatnonzero(bits)
-    places = np.flatnonzero(np.unpackbits(bits[held], bitorder="little"))
-    numbers: NDArray[np.int64] = held[places >> 3] * 8 + (places & 7)
-    return numbers
-
-
-def _cut(bits: NDArray[np.uint8], low: int, high: int) -> NDArray[np.uint8]:
-    """A copy of `bits` with those outside [low, high) cleared."""
-    cut = bits.copy()
-    cut[: low // 8] = 0
-    cut[-(-high // 8) :] = 0
-    if low % 8 and low < high:
-        cut[low // 8] &= 0xFF << low % 8 & 0xFF
-    if high % 8:
-        cut[high // 8] &= (1 << high % 8) - 1
-    return cut
 
 
 class _Matching:
@@ -84,7 +50,7 @@ class _Matching:
                 return set_bits(bits)
             self._rows = set_bits(self.bits).astype(np.uint32)
         rows = self._rows.astype(np.int64)
-        return rows if bits is self.bits else rows[(bits[rows >> 3] >> (rows & 7).astype(np.uint8)) & 1 == 1]
+        return rows if bits is self.bits else rows[are_set(bits, rows)]
 
     @property
     def nbytes(self) -> int:
@@ -169,14 +135,14 @@ class Segment:
             if bits is None:
                 allowed = high - low
             else:
-                bits = _cut(bits, low, high)
+                bits = cut_bits(bits, low, high)
                 allowed = count_bits(bits)
         if not allowed:
             return []
         way = plan(rows.rows, allowed, k, effort)
         if way.effort and not exact and self.graph is not None:
             if bits is None and not whole:
-                bits = _cut(self._all, low, high)
+                bits = cut_bits(self._all, low, high)
             point = as_point(rows.about.metric, query, rows.about.largest)
             within = self._within(self.graph, query, floor)
             if outdone and effort is None and self.graph.noise < np.inf:
