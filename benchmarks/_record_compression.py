@@ -1,4 +1,4 @@
-"""What `compression.py` compares and finds, the rule that chooses among it, and the page made of that."""
+"""What `record_compression.py` compares and finds, the rule that chooses among it, and the page made of that."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from _sheets import Sheet, number, origin
 from _workload import SEED, Series, percentile
-from bench_micro import Requirement, Sheet, number, verdict
+from bench_micro import Requirement, verdict
 
 from tiermem import CodecConfig
 from tiermem.codec.serialize import encode
@@ -262,13 +263,10 @@ def codec_sheets(rows: dict[str, Any], training: dict[str, Any]) -> Iterator[She
 def markdown(document: dict[str, Any], demands: Sequence[Requirement], sheets: Sequence[Sheet]) -> str:
     """The page that a run writes."""
     where = document["machine"]
-    known = ", ".join(f"{name} {found}" for name, found in document["versions"].items())
     lines = [
         "# Compression",
         "",
-        f"Written by `benchmarks/record_compression.py` on {document['date']}, seed {SEED}. {where['cores']} cores of "
-        f"{where['cpu']}, {where['memory_gib']} GiB, {where['system']}, {where['file_system']}; load average "
-        f"{where['load']} at the start, {document['load_at_end']} at the end. {known}.",
+        origin("record_compression.py", document, SEED),
         "",
     ]
     if document["quick"]:
@@ -294,6 +292,5 @@ def markdown(document: dict[str, Any], demands: Sequence[Requirement], sheets: S
         *(f"- {line}" for line in document["conclusions"]),
     ]
     for sheet in sheets:
-        lines += ["", f"## {sheet.heading}", "", sheet.text, "", f"| {' | '.join(sheet.columns)} |"]
-        lines += ["|---|" + "--:|" * (len(sheet.columns) - 1), *(f"| {' | '.join(row)} |" for row in sheet.rows)]
+        lines += ["", f"## {sheet.heading}", "", sheet.text, "", *sheet.lines()]
     return "\n".join(lines) + "\n"

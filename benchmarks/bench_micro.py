@@ -31,6 +31,7 @@ from typing import Any
 import lmdb
 import msgspec
 import pytest
+from _sheets import Sheet, number, origin, show
 from _workload import (
     COLD_ROUND,
     DIMENSION,
@@ -58,7 +59,6 @@ from _workload import (
 )
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 import tiermem
 
@@ -343,16 +343,6 @@ def run(name: str, scale: Scale, progress: Progress) -> Measured:
 
 
 @dataclass(frozen=True)
-class Sheet:
-    """A table: its heading, what to know about it, columns, and rows of cells in Markdown."""
-
-    heading: str
-    text: str
-    columns: list[str]
-    rows: list[list[str]]
-
-
-@dataclass(frozen=True)
 class Requirement:
     """A bound on what was measured; `holds` is None where the rival was absent."""
 
@@ -361,13 +351,6 @@ class Requirement:
     holds: bool | None
     verdict: str
     ratio: Ratio | None = None
-
-
-def number(value: float | None) -> str:
-    """Three digits or more."""
-    if value is None:
-        return "–"
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
 Column = tuple[str, Callable[[Series], float | None]]
@@ -456,7 +439,8 @@ def hot_sheets(found: Measured, scale: Scale) -> Iterator[Sheet]:
     missing += ["`cachetools.LRUCache.get`, absent key", "`cachebox.LRUCache.get`, absent key"]
     yield Sheet(
         "Hot reads: misses",
-        f"{scale.rounds * COLD_ROUND:,} keys that nobody holds. `mem.get` asks L3 each time; the others need not.",
+        f"{scale.rounds * COLD_ROUND:,} keys that nobody holds. `mem.get` asks L3 the first time and remembers; "
+        "the others need not ask.",
         ["read", *(name for name, _ in columns), "× `mem.get`, net"],
         list(contest(found, missing, columns, missing[1], apart=missing[:1], less=loop)),
     )
@@ -626,13 +610,10 @@ def requirements(found: dict[str, Measured]) -> Iterator[Requirement]:
 def markdown(document: dict[str, Any], demands: Sequence[Requirement], sheets: Sequence[Sheet]) -> str:
     """The page that a run writes."""
     where = document["machine"]
-    known = ", ".join(f"{name} {found}" for name, found in document["versions"].items())
     lines = [
         "# Micro-benchmarks",
         "",
-        f"Written by `benchmarks/bench_micro.py` on {document['date']}, seed {SEED}. {where['cores']} cores of "
-        f"{where['cpu']}, {where['memory_gib']} GiB, {where['system']}, {where['file_system']}; load average "
-        f"{where['load']} at the start, {document['load_at_end']} at the end. {known}.",
+        origin("bench_micro.py", document, SEED),
         "",
     ]
     if document["scale"]["name"] == "quick":
@@ -653,31 +634,8 @@ def markdown(document: dict[str, Any], demands: Sequence[Requirement], sheets: S
         *(f"| {one.text} | {one.measured} | {one.verdict} |" for one in demands),
     ]
     for sheet in sheets:
-        lines += ["", f"## {sheet.heading}", "", sheet.text, "", f"| {' | '.join(sheet.columns)} |"]
-        lines.append("|---|" + "--:|" * (len(sheet.columns) - 1))
-        lines += [f"| {' | '.join(row)} |" for row in sheet.rows]
+        lines += ["", f"## {sheet.heading}", "", sheet.text, "", *sheet.lines()]
     return "\n".join(lines) + "\n"
-
-
-def styled(cell: str) -> str:
-    """Bold Markdown as bold on the terminal, names without their marks."""
-    plain = cell.replace("`", "").replace("[", r"\[")
-    while "**" in plain:
-        plain = plain.replace("**", "[bold]", 1).replace("**", "[/bold]", 1)
-    return plain
-
-
-def show(console: Console, demands: Sequence[Requirement], sheets: Sequence[Sheet]) -> None:
-    """The same as tables on the terminal."""
-    for sheet in sheets:
-        table = Table(*map(styled, sheet.columns), title=sheet.heading)
-        for row in sheet.rows:
-            table.add_row(*map(styled, row))
-        console.print(table)
-    table = Table("requirement", "measured", "", title="Requirements")
-    for one in demands:
-        table.add_row(styled(one.text), styled(one.measured), styled(one.verdict))
-    console.print(table)
 
 
 def main() -> None:
@@ -718,7 +676,7 @@ def main() -> None:
             for name, measured in found.items()
         },
     }
-    show(console, demands, sheets)
+    show(console, ((one.text, one.measured, one.verdict) for one in demands), sheets)
     if arguments.json:
         arguments.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     page = arguments.out or (None if arguments.quick or arguments.only else PAGE)

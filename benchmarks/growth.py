@@ -90,7 +90,7 @@ def main() -> None:
         document = measured(arguments, console)
         full = set(arguments.sizes) >= set(SIZES) and not document["failures"]
         out = arguments.out or (PAGE if full else None)
-    page.show(console, document)
+    page.shown(console, document)
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         plot = plots.draw(document, out.with_suffix(".png"))

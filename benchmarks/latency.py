@@ -148,7 +148,7 @@ def main() -> None:
         full = arguments.seconds >= SECONDS and arguments.records >= RECORDS and arguments.starts >= STARTS
         full = full and set(arguments.loops) == set(LOOPS) and set(arguments.rates) >= set(RATES)
         out = out or (PAGE if full and set(arguments.parts) == set(PARTS) else None)
-    page.show(console, document)
+    page.shown(console, document)
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         found = plots.draw(document, out)

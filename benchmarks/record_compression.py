@@ -41,8 +41,8 @@ from _record_compression import (
     store_sheet,
     title,
 )
+from _sheets import show
 from _workload import COLD_ROUND, SEED, directory, machine, settle, uniform, versions
-from bench_micro import show
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from vectorbench.data import real_folder
@@ -339,7 +339,7 @@ def main() -> None:
         "codec": rows,
         "training": training,
     }
-    show(console, demands, sheets)
+    show(console, ((one.text, one.measured, one.verdict) for one in demands), sheets)
     for line in document["conclusions"]:
         console.print(f"- {line}", highlight=False)
     if arguments.json:

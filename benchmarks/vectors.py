@@ -142,7 +142,7 @@ def main() -> None:
         full = full and len(set(arguments.subjects)) == len(known_subjects())
         full = full and set(arguments.data) == set(DATA) and set(arguments.parts) == set(PARTS)
         out = out or (PAGE if full and not document["failures"] else None)
-    page.show(console, document)
+    page.shown(console, document)
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         found = plots.draw(document, out.parent)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
+from _sheets import Sheet, number, origin, show, styled
 from _workload import SEED, K
 from rich.console import Console
-from rich.table import Table
 
 from growthbench import phases
 from growthbench.figures import (
@@ -24,23 +23,6 @@ from growthbench.figures import (
 
 BOUND_ROWS, BOUND = 1_000_000, 0.2
 """`open` of so many records takes less than so many seconds."""
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """A table: its heading, what to know about it, columns, and rows of cells in Markdown."""
-
-    heading: str
-    text: str
-    columns: list[str]
-    rows: list[list[str]]
-
-
-def number(value: float | None) -> str:
-    """Three digits or more."""
-    if value is None:
-        return "–"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
 def requirements(document: Document) -> Iterator[list[str]]:
@@ -87,6 +69,7 @@ def sheets(document: Document) -> Iterator[Sheet]:
         "namespace that is no stream reads all of it.",
         ["operation", "unit", *sizes, *growth],
         across(document, values),
+        words=2,
     )
     vectors = [one for one in times if one.kind == "vectors"]
     if vectors:
@@ -100,6 +83,7 @@ def sheets(document: Document) -> Iterator[Sheet]:
             f"recall is of {phases.EXACT} queries against `exact=True`.",
             ["operation", "unit", *sizes, *growth],
             [*across(document, vectors), found],
+            words=2,
         )
     stream = [one for one in times if one.kind == "stream"]
     if stream:
@@ -108,6 +92,7 @@ def sheets(document: Document) -> Iterator[Sheet]:
             "Rows of 101 bytes, appended one by one.",
             ["operation", "unit", *sizes, *growth],
             across(document, stream),
+            words=2,
         )
     private = {one.name: one for one in all_memory(document, "private_peak")}
     yield Sheet(
@@ -143,6 +128,7 @@ def sheets(document: Document) -> Iterator[Sheet]:
         "A store of values is compacted after the puts, per record that it has by then.",
         ["files", "unit", *sizes, *growth],
         across(document, all_space(document)),
+        words=2,
     )
 
 
@@ -176,14 +162,11 @@ def opened(document: Document) -> Iterator[list[str]]:
 def markdown(document: Document, plot: str | None) -> str:
     """The page that a run writes."""
     where = document["machine"]
-    known = ", ".join(f"{name} {found}" for name, found in document["versions"].items())
     sizes = ", ".join(f"{size:,}" for size in document["sizes"])
     lines = [
         "# Cost as a store grows",
         "",
-        f"Written by `benchmarks/growth.py` on {document['date']}, seed {SEED}. {where['cores']} cores of "
-        f"{where['cpu']}, {where['memory_gib']} GiB, {where['system']}, {where['file_system']}; load average "
-        f"{where['load']} at the start, {document['load_at_end']} at the end. {known}.",
+        origin("growth.py", document, SEED),
         "",
     ]
     # At the end the run itself counts for one to two.
@@ -213,28 +196,12 @@ def markdown(document: Document, plot: str | None) -> str:
     if plot:
         lines += ["", f"![cost against the number of records]({plot})"]
     for sheet in sheets(document):
-        lines += ["", f"## {sheet.heading}", "", sheet.text, "", f"| {' | '.join(sheet.columns)} |"]
-        left = 2 if "unit" in sheet.columns else 1
-        lines.append("|" + "---|" * left + "--:|" * (len(sheet.columns) - left))
-        lines += [f"| {' | '.join(row)} |" for row in sheet.rows]
+        lines += ["", f"## {sheet.heading}", "", sheet.text, "", *sheet.lines()]
     return "\n".join(lines) + "\n"
 
 
-def styled(cell: str) -> str:
-    """Without the marks of Markdown."""
-    return cell.replace("`", "").replace("**", "").replace("[", r"\[")
-
-
-def show(console: Console, document: Document) -> None:
-    """The same as tables on the terminal."""
-    for sheet in sheets(document):
-        table = Table(*map(styled, sheet.columns), title=sheet.heading)
-        for row in sheet.rows:
-            table.add_row(*map(styled, row))
-        console.print(table)
+def shown(console: Console, document: Document) -> None:
+    """The same on the terminal."""
     for sentence in sentences(document):
         console.print(styled(sentence), highlight=False)
-    table = Table("requirement", "measured", "", title="Requirements")
-    for row in requirements(document):
-        table.add_row(*map(styled, row))
-    console.print(table)
+    show(console, requirements(document), sheets(document))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, Final
 
+from _sheets import Sheet, origin, show
 from rich.console import Console
-from rich.table import Table
 
 from latencybench.cells import HELD, RECORD, THREADS, WARM
 from latencybench.extras import SINGLE_EVERY
@@ -52,18 +52,6 @@ KINDS: Final = (
     ("held", "get", "get, in turns with puts"),
 )
 COLUMNS: Final = ("p50", "p99", "p99.9", "p99.99", "max")
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """A table: its heading, what to know about it, columns, and rows of cells in Markdown."""
-
-    heading: str
-    text: str
-    columns: list[str]
-    rows: list[list[str]]
-    words: int = 1
-    """How many columns at the left are text."""
 
 
 def summary(document: Document) -> list[dict[str, Any]]:
@@ -239,13 +227,10 @@ def how(document: Document) -> list[str]:
 def markdown(document: Document, pictures: Mapping[str, str]) -> str:
     """The page that a run writes."""
     where = document["machine"]
-    known = ", ".join(f"{name} {found}" for name, found in document["versions"].items())
     lines = [
         "# Latency",
         "",
-        f"Written by `benchmarks/latency.py` on {document['date']}, seed {document['seed']}. {where['cores']} cores of "
-        f"{where['cpu']}, {where['memory_gib']} GiB, {where['system']}, {where['file_system']}; load average "
-        f"{where['load']} at the start, {document['load_at_end']} at the end. {known}.",
+        origin("latency.py", document, document["seed"]),
         "",
     ]
     if document["seconds"] < 60:
@@ -259,28 +244,11 @@ def markdown(document: Document, pictures: Mapping[str, str]) -> str:
     for told, picture in pictures.items():
         lines += ["", f"![{told}]({picture})"]
     for sheet in sheets(document):
-        lines += ["", f"## {sheet.heading}", "", sheet.text, "", f"| {' | '.join(sheet.columns)} |"]
-        lines.append("|" + "---|" * sheet.words + "--:|" * (len(sheet.columns) - sheet.words))
-        lines += [f"| {' | '.join(row)} |" for row in sheet.rows]
+        lines += ["", f"## {sheet.heading}", "", sheet.text, "", *sheet.lines()]
     return "\n".join(lines) + "\n"
 
 
-def styled(cell: str) -> str:
-    """Bold Markdown as bold on the terminal, names without their marks."""
-    plain = cell.replace("`", "").replace("[", r"\[")
-    while "**" in plain:
-        plain = plain.replace("**", "[bold]", 1).replace("**", "[/bold]", 1)
-    return plain
-
-
-def show(console: Console, document: Document) -> None:
-    """The same as tables on the terminal."""
-    for sheet in sheets(document):
-        table = Table(*map(styled, sheet.columns), title=sheet.heading)
-        for row in sheet.rows:
-            table.add_row(*map(styled, row))
-        console.print(table)
-    table = Table("requirement", "measured", "", title="Requirements")
-    for one in requirements(document):
-        table.add_row(styled(one.text), styled(one.measured), styled(one.verdict))
-    console.print(table)
+def shown(console: Console, document: Document) -> None:
+    """The same on the terminal."""
+    demands = ((one.text, one.measured, one.verdict) for one in requirements(document))
+    show(console, demands, sheets(document))

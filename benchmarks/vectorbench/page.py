@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from _sheets import Sheet, number, origin, show
 from rich.console import Console
-from rich.table import Table
 
 from vectorbench.curves import PERCENTILES, Read, latency_at, points
 from vectorbench.data import SOAK, WARM
@@ -18,23 +17,6 @@ from vectorbench.writing import BURST, PUTS_PER_SECOND, ROUNDS, SEARCHES_PER_SEC
 
 LEVELS = (0.95, 0.98, 0.99, 0.995)
 """Recalls at which curves are compared."""
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """A table: its heading, what to know about it, columns, and rows of cells in Markdown."""
-
-    heading: str
-    text: str
-    columns: list[str]
-    rows: list[list[str]]
-
-
-def number(value: float | None) -> str:
-    """Three digits or more."""
-    if value is None:
-        return "–"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
 def mib(value: float | None) -> float | None:
@@ -267,14 +249,11 @@ def sheets(document: Document) -> Iterator[Sheet]:
 def markdown(document: Document, plots: dict[str, str]) -> str:
     """The page; `plots` are the files of the plots by data set."""
     where, options = document["machine"], document["options"]
-    known = ", ".join(f"{name} {found}" for name, found in document["versions"].items())
     measured = [name for name in SUBJECTS if any(name in found for found in document["builds"].values())]
     lines = [
         "# Vector search",
         "",
-        f"Written by `benchmarks/vectors.py` on {document['date']}, seed {document['seed']}. {where['cores']} cores of "
-        f"{where['cpu']}, {where['memory_gib']} GiB, {where['system']}, {where['file_system']}; load average "
-        f"{where['load']} at the start, {document['load_at_end']} at the end. {known}.",
+        origin("vectors.py", document, document["seed"]),
         "",
     ]
     if where["load"] > where["cores"] / 2:
@@ -305,31 +284,14 @@ def markdown(document: Document, plots: dict[str, str]) -> str:
         if data in plots and "equal recall" in sheet.heading and data not in drawn:
             drawn.add(data)
             lines += [f"![recall against latency, {data}]({plots[data]})", ""]
-        lines.append(f"| {' | '.join(sheet.columns)} |")
-        lines.append("|---|" + "--:|" * (len(sheet.columns) - 1))
-        lines += [f"| {' | '.join(row)} |" for row in sheet.rows]
+        lines += sheet.lines()
     return "\n".join(lines) + "\n"
 
 
-def styled(cell: str) -> str:
-    """Bold Markdown as bold on the terminal, names without their marks."""
-    plain = cell.replace("`", "").replace("[", r"\[")
-    while "**" in plain:
-        plain = plain.replace("**", "[bold]", 1).replace("**", "[/bold]", 1)
-    return plain
-
-
-def show(console: Console, document: Document) -> None:
-    """The same as tables on the terminal."""
-    for sheet in sheets(document):
-        table = Table(*map(styled, sheet.columns), title=sheet.heading)
-        for row in sheet.rows:
-            table.add_row(*map(styled, row))
-        console.print(table)
-    table = Table("requirement", "measured", "", title="Requirements")
-    for one in requirements(document):
-        table.add_row(styled(one.text), styled(one.measured), styled(one.verdict))
-    console.print(table)
+def shown(console: Console, document: Document) -> None:
+    """The same on the terminal."""
+    demands = ((one.text, one.measured, one.verdict) for one in requirements(document))
+    show(console, demands, sheets(document))
 
 
 def summary(document: dict[str, Any]) -> list[dict[str, Any]]:
