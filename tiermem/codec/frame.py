@@ -24,6 +24,7 @@ ZSTD: Final = 1
 
 # checksum, format, codec, flags, dictionary, version, at, created, updated, expires, metadata bytes, value bytes
 _HEADER: Final = struct.Struct("<QBBHIQddddII")
+_UNSEALED: Final = struct.Struct("<BBHIQddddII")
 # The same, without version and times: what it costs to unpack is what it makes.
 _SHORT: Final = struct.Struct("<QBBHI32xdII")
 _CHECKSUM: Final = struct.Struct("<Q")
@@ -67,7 +68,6 @@ class Head(NamedTuple):
 
 def pack_frame(
     key: bytes,
-    *,
     codec: int,
     flags: int,
     dictionary: int,
@@ -82,8 +82,7 @@ def pack_frame(
     body: bytes,
 ) -> bytes:
     """The frame of a record stored under the LMDB key `key`, which its checksum covers too."""
-    header = _HEADER.pack(
-        0,
+    header = _UNSEALED.pack(
         FRAME_FORMAT,
         codec,
         flags & ~_RANKED if given == version else flags | _RANKED,
@@ -96,7 +95,9 @@ def pack_frame(
         len(metadata),
         value_bytes,
     )
-    rest = b"".join((header[8:], metadata, body, b"" if given == version else _GIVEN.pack(given)))
+    rest = header + metadata + body
+    if given != version:
+        rest += _GIVEN.pack(given)
     return _CHECKSUM.pack(xxh3_64_intdigest(rest, xxh3_64_intdigest(key))) + rest
 
 

@@ -23,8 +23,8 @@ class Operation(msgspec.Struct, gc=False):
     `now` is the client's clock when it was called: it becomes the record's update time and decides
     whether the record it replaces had expired. `version` is given on submission. `model` is set where
     an embedder made the vector. `created` is the record's creation time where pending operations tell
-    it, else None; `first` is the time of the first of an unbroken run of pending puts of the key.
-    These three are not journaled.
+    it, else None; `first` is the time of the first of an unbroken run of pending puts of the key; `end` is
+    the position behind its journal frame. These four are not journaled.
     """
 
     kind: int
@@ -41,6 +41,7 @@ class Operation(msgspec.Struct, gc=False):
     created: float | None = None
     first: float | None = None
     model: str = ""
+    end: int = 0
 
 
 def pack_operation(op: Operation, namespace: bytes, key: bytes) -> bytes:

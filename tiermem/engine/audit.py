@@ -180,7 +180,7 @@ class _Audit:
             own = self.store.journal
             if own is None or own.path != path:
                 try:
-                    self.store.committer.unapplied(path)
+                    self.store.journals.unapplied(path)
                 except TiermemError as exc:
                     self.say(str(exc))
 

@@ -28,7 +28,8 @@ from tiermem.tiers.cold import ColdEnv, Writer
 from tiermem.tiers.cold.env import check_file
 from tiermem.tiers.cold.layout import STORE_FORMAT, Identity, State, pack_row
 from tiermem.tiers.cold.snapshot import marked
-from tiermem.tiers.control import Control, exclusive
+from tiermem.tiers.control import Control
+from tiermem.tiers.filelock import exclusive
 
 OPEN_TIMEOUT: Final = 30.0
 """Seconds to wait for another process that is opening or compacting the same store."""
@@ -211,7 +212,7 @@ def set_aside(store: Store) -> list[str]:
         if own is not None and slot == store.slot:
             continue
         try:
-            store.committer.unapplied(path)
+            store.journals.unapplied(path)
         except TiermemError as exc:
             aside = path.with_suffix(".damaged")
             path.rename(aside)
@@ -221,7 +222,7 @@ def set_aside(store: Store) -> list[str]:
 
     def forget(writer: Writer) -> None:
         for slot in gone | set_aside_now:
-            writer.delete_mark(slot)
+            writer.set_mark(slot, None)
         writer.finish()
 
     if gone or set_aside_now:
@@ -231,7 +232,7 @@ def set_aside(store: Store) -> list[str]:
 
 def _settle_in(store: Store) -> None:
     """Replay every journal and start from the newest commit."""
-    store.control.stale[0] = 0
+    store.control.missed[0] = 0
     with store.cold.read() as snapshot:
         state = snapshot.state()
         for number, data in snapshot.dictionaries():

@@ -17,7 +17,7 @@ from tiermem.engine.workshop import Workshop
 from tiermem.errors import CorruptionError, LockTimeout
 from tiermem.policy.merging import due
 from tiermem.tiers.cold import sealed
-from tiermem.tiers.control import exclusive
+from tiermem.tiers.filelock import exclusive
 from tiermem.tiers.vector.choice import EngineOptions, engine_of
 from tiermem.tiers.vector.shelf import Shelf
 from tiermem.types import Progress

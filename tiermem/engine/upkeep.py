@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from tiermem.tiers.cold import Writer, upkeep
-from tiermem.tiers.cold.layout import expiry_key
+from tiermem.tiers.cold.layout import NamespaceInfo, expiry_key
+from tiermem.tiers.cold.writer import Take
 
 if TYPE_CHECKING:
     from tiermem.engine.store import Store
@@ -30,19 +31,18 @@ class Upkeep:
         self.store = store
         self._next = 0.0
         self._samples: dict[str, deque[bytes]] = {}
-        self._seen: dict[str, int] = {}
         self._ripe: dict[str, int] = {}
         self._grew: dict[str, int] = {}
 
-    def sample(self, name: str, value: bytes) -> None:
-        """Remember `value` as one that a dictionary for the namespace could be trained on."""
-        limit = self.store.config.codec.dictionary_samples
+    def sampler(self, name: str, info: NamespaceInfo) -> Take | None:
+        """What remembers values of a namespace, if a dictionary should be trained on them."""
+        config = self.store.config.codec
+        if not (config.dictionary_bytes and config.level) or info.records < info.trained * RETRAIN:
+            return None
         kept = self._samples.get(name)
         if kept is None:
-            kept = self._samples[name] = deque(maxlen=limit)
-            self._seen[name] = 0
-        kept.append(value)
-        self._seen[name] += 1
+            kept = self._samples[name] = deque(maxlen=config.dictionary_samples)
+        return kept.append
 
     def ripen(self, unsealed: Mapping[str, int]) -> None:
         """These namespaces have so many vectors that some could be sealed."""
@@ -81,7 +81,7 @@ class Upkeep:
                 slot = int(path.stem)
                 if slot in live:
                     continue
-                journal = store.committer.foreign(path)
+                journal = store.journals.of(path)
                 if journal is not None and snapshot.applied(slot, journal.id, journal.head) < journal.head:
                     return True
         return False
@@ -136,24 +136,18 @@ class Upkeep:
     def train(self) -> list[str]:
         """Train dictionaries where enough samples were seen; the namespaces that got one."""
         store = self.store
-        config = store.config.codec
         done: list[str] = []
-        if not config.dictionary_bytes or not config.level:
-            return done
         for name, samples in list(self._samples.items()):
-            if self._seen[name] < config.dictionary_samples:
-                continue
             with store.cold.read() as snapshot:
                 info = snapshot.info(name)
-            if info is None or info.dropped:
+            if info is None or info.dropped or info.records < info.trained * RETRAIN:
+                # Another process has trained one meanwhile.
                 self._samples.pop(name)
                 continue
-            if info.trained and info.records < info.trained * RETRAIN:
-                self._seen[name] = 0
+            if len(samples) < store.config.codec.dictionary_samples:
                 continue
             trained = store.compressor.train(list(samples))
-            self._seen[name] = 0
-
+            self._samples.pop(name)
             number = 0
 
             def keep(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
@@ -13,6 +12,7 @@ import msgspec
 
 from tiermem.engine import builder
 from tiermem.engine.builder import Built, Job
+from tiermem.engine.processes import start
 from tiermem.errors import CorruptionError, StorageError, StoreFullError, TiermemError, file_error
 from tiermem.types import Progress
 
@@ -45,16 +45,8 @@ class Workshop:
         """
         store = self.store
         own = store.config.vector.engine
-        # Modules are found where they are found here, and never in the working directory by chance.
-        command = [sys.executable, "-P", "-m", "tiermem.engine.builder", str(os.getpid())]
-        known = {**os.environ, "PYTHONPATH": os.pathsep.join(os.path.abspath(place) for place in sys.path)}
-        child = None
-        if isinstance(own, str) and sys.executable:
-            try:
-                child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=known)  # noqa: S603 - this interpreter, a module of ours
-            except OSError:
-                # No process may be started here: the work is done in this one.
-                child = None
+        # Where no process may be started, the work is done in this one.
+        child = start("tiermem.engine.builder", str(os.getpid())) if isinstance(own, str) else None
         if child is None:
             # One thread: after a parallel region in this process, a forked child could hang in one.
             alone = msgspec.structs.replace(job, threads=1)
