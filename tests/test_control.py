@@ -8,8 +8,8 @@ import os
 import subprocess
 import sys
 import textwrap
-import time
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
