@@ -118,16 +118,16 @@ class ColdConfig:
 class CodecConfig:
     """How records are compressed on their way to L3.
 
-    level: zstd level (3); 0 turns compression off.
+    level: zstd level (1: higher ones make records hardly smaller, and commits slower); 0 turns compression off.
     min_bytes: shortest payload compressed without a dictionary (512).
     dictionary_bytes: size of a trained dictionary (16 KiB); 0 turns training off.
-    dictionary_samples: records of a namespace seen before one is trained (2000).
+    dictionary_samples: records of a namespace seen before one is trained (500).
     """
 
-    level: int = 3
+    level: int = 1
     min_bytes: int = 512
     dictionary_bytes: int = 16 * 2**10
-    dictionary_samples: int = 2000
+    dictionary_samples: int = 500
 
     def __post_init__(self) -> None:
         _require_int(self, level=0, min_bytes=0, dictionary_bytes=0, dictionary_samples=16)

@@ -15,6 +15,9 @@ DELETE: Final = 2
 
 # kind, flags, namespace bytes, key bytes, metadata bytes, vector bytes, value bytes, version, at, now, expires
 _HEADER: Final = struct.Struct("<BBHHIIIQddd")
+_HEADER_BYTES: Final = _HEADER.size
+_KINDS: Final = (PUT, DELETE)
+_unpack: Final = _HEADER.unpack_from
 
 
 class Operation(msgspec.Struct, gc=False):
@@ -85,31 +88,19 @@ def unpack_operations(payload: bytes) -> list[Operation]:
     start, end = 0, len(payload)
     while start < end:
         try:
-            kind, flags, namespace, key, metadata, vector, value, version, at, now, expires = _HEADER.unpack_from(
-                payload, start
-            )
-            a = start + _HEADER.size
+            kind, flags, namespace, key, metadata, vector, value, version, at, now, expires = _unpack(payload, start)
+            a = start + _HEADER_BYTES
             b = a + namespace
             c = b + key
             d = c + metadata
             e = d + vector
             start = e + value
-            op = Operation(
-                kind,
-                flags,
-                payload[a:b].decode(),
-                payload[b:c].decode(),
-                version,
-                at,
-                now,
-                expires,
-                payload[c:d],
-                payload[d:e],
-                payload[e:start],
-            )
+            name, label = payload[a:b].decode(), payload[b:c].decode()
         except (struct.error, UnicodeDecodeError) as exc:
             raise CorruptionError("a journal frame holds an operation that cannot be read") from exc
-        if start > end or kind not in (PUT, DELETE):
+        if start > end or kind not in _KINDS:
             raise CorruptionError("a journal frame holds an operation that does not fit it")
-        ops.append(op)
+        ops.append(
+            Operation(kind, flags, name, label, version, at, now, expires, payload[c:d], payload[d:e], payload[e:start])
+        )
     return ops

@@ -114,6 +114,8 @@ class Follower:
         its slot were written past the journal.
         """
         store = self.store
+        if not store.spaces:
+            return
         for name, key, op, version in rows:
             space = store.spaces.get(name)
             if space is None or (version & SLOT_MASK == store.slot and not own and op in (OP_PUT, OP_DELETE)):

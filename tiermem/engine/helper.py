@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+import threading
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -21,6 +22,7 @@ import msgspec
 from tiermem.config import Config, VectorConfig
 from tiermem.engine import opening
 from tiermem.engine.assistant import LOCK, LOG, READY, Orders
+from tiermem.engine.upkeep import INTERVAL
 from tiermem.errors import LockTimeout
 from tiermem.tiers.filelock import exclusive, hold
 
@@ -31,6 +33,9 @@ SLICE: Final = 0.005
 """Seconds of work in one commit: another client that commits waits no longer."""
 HASTE: Final = 256 * 2**10
 """Bytes behind from which the next commit follows at once; below, a commit gathers what a pause brings."""
+FLOOD: Final = 2**20
+FLOOD_SLICE: Final = 0.015
+"""Bytes behind from which a commit takes so many seconds: fsyncs would take a quarter of the time."""
 BREATH: Final = 0.0001
 """Seconds between two commits in haste, in which others get the write lock."""
 IDLE: Final = 1.0
@@ -54,18 +59,42 @@ class Helper:
     def __init__(self, store: Store, lock: int) -> None:
         self._store = store
         self._lock = lock
+        self._ended = threading.Event()
+        self._failed: list[BaseException] = []
 
     def run(self) -> None:
-        """Commit what is journaled, in short transactions, and sleep while nothing is."""
+        """Commit what is journaled, in short transactions, and sleep while nothing is.
+
+        Raises:
+            TiermemError, OSError: it cannot go on; clients do without it, and meet the same.
+        """
+        # To train a dictionary takes longer than a journal takes to fill.
+        tending = threading.Thread(target=self._tend, name="tiermem-upkeep")
+        tending.start()
+        try:
+            self._commit()
+        finally:
+            self._ended.set()
+            tending.join()
+        if self._failed:
+            raise self._failed[0]
+
+    def _tend(self) -> None:
+        try:
+            while not self._ended.wait(INTERVAL):
+                self._store.committer.upkeep.run_if_due()
+        except BaseException as exc:
+            self._failed.append(exc)
+            raise
+
+    def _commit(self) -> None:
         store = self._store
         pause = store.config.cold.sync_interval / 2
         rested = True
-        while True:
+        while not self._failed:
             behind = store.journals.behind()
             if behind:
-                store.committer.commit(others=True, budget=SLICE)
-            store.committer.upkeep.run_if_due()
-            if behind:
+                store.committer.commit(others=True, budget=SLICE if behind < FLOOD else FLOOD_SLICE)
                 time.sleep(BREATH if behind > HASTE else pause)
             elif not rested:
                 # Who has written while this went on may not have rung.

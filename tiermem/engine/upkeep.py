@@ -18,6 +18,8 @@ INTERVAL: Final = 1.0
 """Seconds between two looks at whether there is anything to do."""
 BATCH: Final = 2_000
 """Rows removed in one transaction, so that it stays short."""
+CALM: Final = 2**18
+"""Journaled bytes that one transaction may have to apply at once."""
 RETRAIN: Final = 8
 """A dictionary is trained anew when its namespace has this many times the records."""
 SLACK: Final = 1_024
@@ -97,6 +99,7 @@ class Upkeep:
 
     def run(self) -> None:
         """Do what there is to do, in short transactions."""
+        store = self.store
         while self._pending():
             done = 0
 
@@ -104,16 +107,21 @@ class Upkeep:
                 nonlocal done
                 done = self._work(writer)
 
-            self.store.committer.commit(everything=True, work=work)
+            store.committer.commit(work=work)
             if done < BATCH:
                 break
+        with store.cold.read() as snapshot:
+            floors = snapshot.state().floors
+        if floors and store.journals.behind() <= CALM:
+            # With every journal drained in the same transaction, nothing older than a floor can come any more.
+            store.committer.commit(everything=True, work=upkeep.purge_floors)
         self.train()
 
     def _pending(self) -> bool:
         store = self.store
         with store.cold.read() as snapshot:
             state = snapshot.state()
-            if state.floors or next(snapshot.rows(snapshot.dbs.garbage), None):
+            if next(snapshot.rows(snapshot.dbs.garbage), None):
                 return True
             if state.next_sequence - state.first_sequence > store.config.cold.log_retention + SLACK:
                 return True
@@ -128,8 +136,6 @@ class Upkeep:
     def _work(self, writer: Writer) -> int:
         done = upkeep.collect(writer, BATCH)
         done += upkeep.sweep(writer, self.horizon(), BATCH)
-        # After the sweep: every journal was drained in this transaction, so its floors can go too.
-        upkeep.purge_floors(writer)
         upkeep.trim_log(writer, self.store.config.cold.log_retention)
         return done
 
