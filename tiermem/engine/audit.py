@@ -176,7 +176,7 @@ class _Audit:
                 self.say(f"cursor {name!r} stands at {cursor.position}, outside the log")
 
     def _journals(self) -> None:
-        for path in self.store.control.journals():
+        for path in self.store.journals.paths():
             own = self.store.journal
             if own is None or own.path != path:
                 try:
@@ -237,7 +237,7 @@ def _look(store: Store) -> CheckReport:
         records=audit.records,
         vectors=audit.vectors,
         changes=audit.changes,
-        journals=len(store.control.journals()),
+        journals=len(store.journals.paths()),
         pages_verified=not store.read_only,
         problems=tuple(problems),
     )

@@ -175,7 +175,7 @@ class Committer:
     def replay(self) -> None:
         """Commit what clients that have died had journaled, and what the living have."""
         control = self.store.control
-        dead = {int(path.stem) for path in control.journals()}.difference(control.live())
+        dead = {int(path.stem) for path in self.store.journals.paths()}.difference(control.live())
         if self.store.journal is None:
             # The journal found in one's own slot is a predecessor's.
             dead.add(self.store.slot)
@@ -311,6 +311,7 @@ class Committer:
         if writer.changes:
             store.control.publish(sequence, store.generation, but=only)
         if not followed:
+            store.control.missed[0] = 1
             store.follower.catch_up()
 
     def open_journal(self) -> None:
@@ -320,7 +321,7 @@ class Committer:
             store.check_writable()
             if store.journal is not None:
                 return
-            path = store.control.journal_path(store.slot)
+            path = store.journals.path(store.slot)
             fresh = Journal.create(path.with_suffix(".fresh"), store.config.cold.journal_bytes)
             journal_id = int.from_bytes(os.urandom(8)) | 1
             fresh.reset(store.store_id, journal_id)

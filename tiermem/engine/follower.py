@@ -45,8 +45,8 @@ class Follower:
         No call retires much of it: what is left over is left to the next.
         """
         store = self.store
-        told = store.control.progress
         journal = store.journal
+        told = None if journal is None else store.control.progress
         if told is None or journal is None or told.journal != journal.id:
             return True
         with store.lock:
@@ -138,7 +138,7 @@ class Follower:
         """Where nothing may be committed: show what other clients have journaled as pending."""
         store = self.store
         found: list[Operation] = []
-        for path in store.control.journals():
+        for path in store.journals.paths():
             found.extend(store.journals.unapplied(path))
         found.sort(key=lambda op: op.version)
         for name in {op.namespace for op in found}:

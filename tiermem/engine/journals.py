@@ -34,6 +34,15 @@ class Journals:
         self._mapped: dict[Path, tuple[int, Journal]] = {}
         self._first = 0
 
+    def path(self, slot: int) -> Path:
+        """Where the journal of a slot lies."""
+        return self.store.root / "journals" / f"{slot:03d}.journal"
+
+    def paths(self) -> list[Path]:
+        """Every journal file there is."""
+        folder = self.store.root / "journals"
+        return [folder / name for name in sorted(os.listdir(folder)) if name.endswith(".journal")]
+
     def drain(
         self, writer: Writer, dead: frozenset[int] = frozenset(), deadline: float | None = None
     ) -> dict[int, Mark]:
@@ -46,7 +55,7 @@ class Journals:
         """
         store = self.store
         missing = marked(writer)
-        paths = store.control.journals()
+        paths = self.paths()
         moved: dict[int, Mark] = {}
         # Whoever was left out at a deadline comes first the next time.
         self._first += 1
@@ -86,7 +95,7 @@ class Journals:
         store = self.store
         total = 0
         with store.cold.read() as snapshot:
-            for path in store.control.journals():
+            for path in self.paths():
                 journal = self.of(path)
                 if journal is not None:
                     total += journal.head - snapshot.applied(int(path.stem), journal.id, journal.head)

@@ -206,7 +206,7 @@ def set_aside(store: Store) -> list[str]:
         gone = marked(snapshot)
     own = store.journal
     set_aside_now: set[int] = set()
-    for path in store.control.journals():
+    for path in store.journals.paths():
         slot = int(path.stem)
         gone.discard(slot)
         if own is not None and slot == store.slot:

@@ -79,7 +79,7 @@ class Upkeep:
         store = self.store
         live = store.control.live()
         with store.cold.read() as snapshot:
-            for path in store.control.journals():
+            for path in store.journals.paths():
                 slot = int(path.stem)
                 if slot in live:
                     continue
@@ -95,6 +95,7 @@ class Upkeep:
             sequence = snapshot.state().next_sequence
         if store.control.announced < sequence:
             store.control.publish(sequence, store.generation)
+            store.control.missed[0] = 1
             store.follower.catch_up()
 
     def run(self) -> None:

@@ -218,10 +218,6 @@ class Control:
     def _lock_path(self, slot: int) -> Path:
         return self.root / "clients" / f"{slot:03d}.lock"
 
-    def journal_path(self, slot: int) -> Path:
-        """Where the journal of `slot` lies."""
-        return self.root / "journals" / f"{slot:03d}.journal"
-
     def claim(self) -> int:
         """Take the lowest free slot.
 
@@ -262,11 +258,6 @@ class Control:
             finally:
                 os.close(fd)
         return found
-
-    def journals(self) -> list[Path]:
-        """Every journal file there is."""
-        folder = self.root / "journals"
-        return [folder / name for name in sorted(os.listdir(folder)) if name.endswith(".journal")]
 
     # A bell is a FIFO of the slot's own: whoever commits writes a byte to those that wait.
 
