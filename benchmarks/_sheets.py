@@ -6,10 +6,22 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from _workload import Ratio
 from rich.console import Console
 from rich.table import Table
 
 REQUIREMENTS = ("requirement", "measured", "")
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """A bound on what was measured; `holds` is None where the rival was absent."""
+
+    text: str
+    measured: str
+    holds: bool | None
+    verdict: str
+    ratio: Ratio | None = None
 
 
 @dataclass(frozen=True)
@@ -27,6 +39,10 @@ class Sheet:
         """The table in Markdown."""
         marks = "|" + "---|" * self.words + "--:|" * (len(self.columns) - self.words)
         return [f"| {' | '.join(self.columns)} |", marks, *(f"| {' | '.join(row)} |" for row in self.rows)]
+
+
+def verdict(holds: bool) -> str:
+    return "holds" if holds else "**missed**"
 
 
 def number(value: float | None) -> str:
