@@ -72,11 +72,12 @@ def styled(cell: str) -> str:
 
 
 def show(console: Console, demands: Iterable[Sequence[str]], sheets: Iterable[Sheet]) -> None:
-    """The tables on the terminal, then the requirements: their text, what was measured, and the verdict."""
-    for title, columns, rows in (
-        *((sheet.heading, sheet.columns, sheet.rows) for sheet in sheets),
-        ("Requirements", REQUIREMENTS, list(demands)),
-    ):
+    """The tables on the terminal, then the requirements, if any: text, what was measured, and the verdict."""
+    tables: list[tuple[str, Sequence[str], Sequence[Sequence[str]]]]
+    tables = [(sheet.heading, sheet.columns, sheet.rows) for sheet in sheets]
+    if bounds := list(demands):
+        tables.append(("Requirements", REQUIREMENTS, bounds))
+    for title, columns, rows in tables:
         table = Table(*map(styled, columns), title=title)
         for row in rows:
             table.add_row(*map(styled, row))
