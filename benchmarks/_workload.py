@@ -24,7 +24,7 @@ import tiermem
 
 SEED = 7
 EXPONENT = 1.0
-RECORD_BYTES = 262
+RECORD_BYTES = 256
 HOT_ROUND = 10_000
 COLD_ROUND = 1_000
 K = 10
@@ -64,8 +64,8 @@ def tick(number: int) -> dict[str, Any]:
     }
 
 
-def record(number: int, size: int = RECORD_BYTES) -> dict[str, Any]:
-    """A record of `size` bytes of MessagePack; its last field is text that fills it up."""
+def record(number: int) -> dict[str, Any]:
+    """A record of RECORD_BYTES bytes of MessagePack; its last field is text that fills it up."""
     choose = random.Random(SEED + number)
     fields: dict[str, Any] = {
         "order": 10_000_000 + number,
@@ -80,7 +80,7 @@ def record(number: int, size: int = RECORD_BYTES) -> dict[str, Any]:
         "tags": choose.sample(WORDS, 2),
         "note": "",
     }
-    room = size - len(msgspec.msgpack.encode(fields)) - 1
+    room = RECORD_BYTES - len(msgspec.msgpack.encode(fields)) - 1
     text = " ".join(choose.choices(WORDS, k=room // 3))
     fields["note"] = text[:room].ljust(room, ".")
     return fields

@@ -67,6 +67,7 @@ def measured(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
 
     def save(found: dict[str, Any]) -> None:
         document.update(found, load_at_end=round(os.getloadavg()[0], 2))
+        document["requirements"] = page.summary(document)
         if target:
             partial = target.with_suffix(".partial")
             partial.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

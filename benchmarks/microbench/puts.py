@@ -11,7 +11,7 @@ from functools import partial
 from itertools import count
 from typing import Any, Final
 
-from _workload import RECORD_BYTES, Series, directory, key_names, record, settle
+from _workload import Series, directory, key_names, record, settle
 
 import tiermem
 from microbench.rivals import STORES, stores
@@ -33,7 +33,6 @@ PIECE: Final = 500
 """Puts between two looks at the clock."""
 FASTEST: Final = 400_000
 """Puts a second that there are keys for."""
-FLAT_BYTES: Final = 256
 
 
 def timed(write: Put, items: Sequence[tuple[str, Any]]) -> list[float]:
@@ -108,7 +107,6 @@ def puts(scale: Scale, report: Report) -> Measured:
         stats = mem.stats()
         assert not stats.degraded, stats.degraded
         facts = {
-            "record_bytes": RECORD_BYTES,
             "accepted_per_second": scale.turns * scale.puts / accepted,
             "committed_per_second": scale.turns * scale.puts / committed,
             "committer": stats.writes.committer,
@@ -132,7 +130,7 @@ def put_for(seconds: float, put: Put, keys: Iterable[Sequence[str]], values: Seq
 
 def flat(scale: Scale, report: Report) -> Measured:
     """Puts of new keys as fast as they go, a sample a turn; no clock is read around a put."""
-    values = [record(number, FLAT_BYTES) for number in range(PIECE)]
+    values = [record(number) for number in range(PIECE)]
     numbers = count()
     turns: dict[str, list[list[float]]] = {}
     calls: dict[str, int] = {}
@@ -161,7 +159,6 @@ def flat(scale: Scale, report: Report) -> Measured:
         stats = mem.stats()
         assert not stats.degraded, stats.degraded
         facts = {
-            "record_bytes": FLAT_BYTES,
             "seconds": scale.flat_seconds,
             "calls": calls,
             "committer": stats.writes.committer,

@@ -87,7 +87,7 @@ def flat_sheets(found: Measured, scale: Scale) -> Iterator[Sheet]:
         rows.append([row[0], f"**{rate}**" if row[1].startswith("**") else rate, *row[1:]])
     yield Sheet(
         "Puts flat out",
-        f"New keys and records of {facts['record_bytes']} bytes of MessagePack for {facts['seconds']:g} s a turn, no "
+        f"New keys and records of {RECORD_BYTES} bytes of MessagePack for {facts['seconds']:g} s a turn, no "
         "clock read around a put. What has returned survives the death of the process, and of nothing is it known to "
         "be fsynced; the last row counts until it was, and does not compete.",
         ["write", "puts/s", *(f"{name} a put" for name, _ in columns), "× `mem.put`"],
