@@ -88,10 +88,9 @@ def markdown(document: dict[str, Any], results: list[Result]) -> str:
         f"more in order, {rounds} times, through a capacity of {LOOP_CAPACITY:,}.",
         "",
         *(f"Left out: {name}.\n" for name in document["absent"]),
-        "Over the recorded traces:",
-        "",
-        *(f"- {line}" for line in averages(results)),
     ]
+    if means := averages(results):
+        lines += ["Over the recorded traces:", "", *(f"- {line}" for line in means)]
     for sheet in sheets(results):
         lines += ["", f"## {sheet.heading}", "", *sheet.lines()]
     return "\n".join(lines) + "\n"

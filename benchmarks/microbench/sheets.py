@@ -29,9 +29,10 @@ def hot_sheets(found: Measured, scale: Scale) -> Iterator[Sheet]:
         "Hot reads: hits",
         f"{scale.rounds * HOT_ROUND:,} lookups, zipf-distributed (exponent 1.0), over {scale.keys:,} string keys that "
         "all caches hold, with the same objects as values. L1 had been read until no hit ran the policy; its budget of "
-        "bytes and the coherence between processes are on, as by default. Times include the loop; the ratio does not. "
-        "The first three rows are the floor and do not compete: a plain dict neither bounds itself nor stores "
-        "anything. `theine` gives a pair, the value and whether it was there.",
+        "bytes and the coherence between processes are on, as by default: `mem.get` and `ns.get` look at each call "
+        "whether another process has written, `ns[key]` is as fresh as the last other call. Times include the loop; "
+        "the ratio does not. The first three rows are the floor and do not compete: a plain dict neither bounds itself "
+        "nor stores anything. `theine` gives a pair, the value and whether it was there.",
         [*heads, "× `dict[key]`, net"],
         list(contest(found, [*floor, *hot.rows("hit")], columns, "`dict[key]`", apart=floor, less=hot.LOOP)),
     )
