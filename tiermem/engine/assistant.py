@@ -26,6 +26,8 @@ LOG: Final = "helper.log"
 READY: Final = b"ready"
 LOOK: Final = 0.25
 """Seconds between looks at whether the helper is there and keeps up."""
+_STUCK: Final = 8
+"""Looks at which nothing had been applied, and the client commits itself."""
 _BEHIND: Final = 2.0
 """A thread has fallen behind when a round takes this many times what a write may wait."""
 _PATIENCE: Final = 5.0
@@ -64,6 +66,7 @@ class Assistant:
         self._path = store.root / LOCK
         self._closing = False
         self._stood = -1
+        self._stuck = 0
         self._rest = _FIRST_REST
         self._hirable = 0.0
 
@@ -95,10 +98,10 @@ class Assistant:
         return self.present
 
     def sees_to_it(self) -> bool:
-        """True if a helper is there and, since the last call, has applied something if there was anything."""
+        """True if a helper is there and has applied something at one of the last looks, if there was anything."""
         store = self._store
-        stood, self._stood = self._stood, -1
         if not self.look():
+            self._stuck = 0
             return False
         try:
             store.control.publish_time(store.clock.now())
@@ -110,10 +113,13 @@ class Assistant:
             # Who commits in its place meets the same, and says so.
             return False
         journal = store.journal
-        if journal is not None and journal.applied < journal.head:
-            self._stood = journal.applied
+        position = -1 if journal is None or journal.applied == journal.head else journal.applied
+        self._stuck = self._stuck + 1 if position == self._stood >= 0 else 0
+        self._stood = position
+        if position >= 0:
             store.control.call_helper()
-        return stood < 0 or stood != self._stood
+        # Not sooner: who commits waits for a lock that the helper may hold, and cannot look after it meanwhile.
+        return self._stuck < _STUCK
 
     def advanced(self) -> bool:
         """Wait for the helper to make room in the journal; False if it made none."""

@@ -230,7 +230,9 @@ def _look(store: Store) -> CheckReport:
     with store.cold.read() as snapshot:
         audit = _Audit(store, snapshot)
         audit.run()
-    problems = [*(f"{PAGES}{page}" for page in pages), *audit.problems, *store.troubles]
+    # That a helper has ended is worth showing, and nothing that is stored suffers from it.
+    troubles = [trouble for trouble in store.troubles if trouble != store.degraded.get("helper")]
+    problems = [*(f"{PAGES}{page}" for page in pages), *audit.problems, *troubles]
     if len(problems) > MOST:
         problems = [*problems[:MOST], f"and {len(problems) - MOST} more"]
     return CheckReport(

@@ -148,7 +148,9 @@ def main() -> int:
     )
     store = opening.acquire(root, config, Endless(orders.domain), None, False, False, False)
     store.control.helper = store.slot
-    os.write(1, READY)
+    with suppress(BrokenPipeError):
+        # Whoever asked for it may have gone; there may be others.
+        os.write(1, READY)
     nowhere = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1):
         os.dup2(nowhere, stream)
