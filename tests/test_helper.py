@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import tiermem
@@ -312,6 +313,30 @@ def test_compaction_moves_it_along(root: Path) -> None:
             mem.put("n", "last", round_)
             assert eventually(lambda: applied(mem))
         assert mem.count("n") == 301
+        assert mem.check().ok
+
+
+def test_it_seals_what_clients_search(root: Path) -> None:
+    settings = tiermem.Config(cold=HELPED.cold, vector=tiermem.VectorConfig(seal_rows=64))
+    rng = np.random.default_rng(1)
+    rows = rng.standard_normal((600, 8), np.float32)
+    with tiermem.open(root, config=settings) as mem:
+        arrived(root, mem)
+        for number, row in enumerate(rows):
+            mem.put("odd name\n", f"k{number}", number, vector=row)
+            if not number % 100:
+                assert mem.search_similar("odd name\n", row, k=1)[0].key == f"k{number}"
+
+        def sealed() -> bool:
+            assert mem.search_similar("odd name\n", rows[7], k=1)[0].key == "k7"
+            vectors = mem.stats().vectors["odd name\n"]
+            return vectors.segments > 0 and vectors.tail < 64
+
+        assert eventually(sealed), str(mem.stats())
+        lanes = mem._store.sealer.lanes
+        assert not any(lane._thread for lane in lanes[:2]), "neither sealed nor merged in this process"
+        for number, row in enumerate(rows):
+            assert mem.search_similar("odd name\n", row, k=1)[0].key == f"k{number}"
         assert mem.check().ok
 
 

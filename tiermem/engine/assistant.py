@@ -121,6 +121,14 @@ class Assistant:
         # Not sooner: who commits waits for a lock that the helper may hold, and cannot look after it meanwhile.
         return self._stuck < _STUCK
 
+    def told(self, name: str) -> bool:
+        """Ask the helper to look at whether a namespace wants sealing; False if there is none."""
+        if not self.present:
+            return False
+        with wishes(self._store.root, self._store.slot).open("ab") as file:
+            file.write(name.encode() + b"\0")
+        return True
+
     def advanced(self) -> bool:
         """Wait for the helper to make room in the journal; False if it made none."""
         store = self._store
@@ -195,6 +203,11 @@ class Assistant:
         # The process started here only makes the helper, so that nobody's child it is, and ends.
         child.wait()
         return said == READY
+
+
+def wishes(root: Path, slot: int) -> Path:
+    """Where a client names the namespaces that it has searched and that want sealing."""
+    return root / "clients" / f"{slot:03d}.wishes"
 
 
 def _stopped(process: int) -> bool:

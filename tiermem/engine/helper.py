@@ -22,7 +22,6 @@ import msgspec
 from tiermem.config import Config, VectorConfig
 from tiermem.engine import opening
 from tiermem.engine.assistant import LOCK, LOG, READY, Orders
-from tiermem.engine.upkeep import INTERVAL
 from tiermem.errors import LockTimeout
 from tiermem.tiers.filelock import exclusive, hold
 
@@ -38,6 +37,8 @@ FLOOD_SLICE: Final = 0.015
 """Bytes behind from which a commit takes so many seconds: fsyncs would take a quarter of the time."""
 BREATH: Final = 0.0001
 """Seconds between two commits in haste, in which others get the write lock."""
+GLANCE: Final = 0.25
+"""Seconds between looks at what clients wish for."""
 IDLE: Final = 1.0
 """Seconds between looks at what expired, and who is left, while nothing is written."""
 
@@ -81,11 +82,25 @@ class Helper:
 
     def _tend(self) -> None:
         try:
-            while not self._ended.wait(INTERVAL):
+            while not self._ended.wait(GLANCE):
+                self._grant()
                 self._store.committer.upkeep.run_if_due()
         except BaseException as exc:
             self._failed.append(exc)
             raise
+
+    def _grant(self) -> None:
+        """See to the namespaces that clients have named."""
+        store = self._store
+        for path in sorted((store.root / "clients").glob("*.wishes")):
+            taken = path.with_suffix(".granted")
+            with suppress(FileNotFoundError):
+                path.rename(taken)
+                # Torn by a client that was killed, the last one may name nothing; it is named again.
+                for name in taken.read_text(encoding="utf-8", errors="replace").split("\0"):
+                    if name:
+                        store.sealer.wake(name)
+                taken.unlink()
 
     def _commit(self) -> None:
         store = self._store

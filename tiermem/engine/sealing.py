@@ -53,9 +53,13 @@ class Sealer:
         return self.sealing, self.merging, self.adopting
 
     def wake(self, name: str) -> None:
-        """Look in the background at whether a namespace wants sealing or merging."""
-        if not (self._closing or self.store.read_only):
-            self.sealing.wake(name)
+        """Look in the background at whether a namespace wants sealing or merging; or have the helper look."""
+        if self._closing or self.store.read_only:
+            return
+        # An engine that is an object of this process's cannot be had elsewhere.
+        if isinstance(self.store.config.vector.engine, str) and self.store.committer.assistant.told(name):
+            return
+        self.sealing.wake(name)
 
     def mend(self, name: str) -> None:
         """Build in the background what cannot be used of a namespace's segments."""
