@@ -39,6 +39,8 @@ GRAPH_ROWS: Final = 1_024
 _SAMPLE_BYTES: Final = 64 << 20
 """Of the rows that an engine may learn from, at the most."""
 _POLITE: Final = 10
+IDLE: Final = 30.0
+"""Seconds a builder waits for another job: to start one takes longer than to build a small segment."""
 _GLANCE: Final = 0.5
 """Seconds between looks at whether the parent is still there."""
 
@@ -238,42 +240,54 @@ def _vectors(
 
 
 def main() -> int:
-    """Build what the line on standard input asks for; lines of progress and the result go to standard output."""
-    parent, begun = int(sys.argv[1]), threading.Event()
+    """Build what each line on standard input asks for; lines of progress and the results go to standard output.
+
+    It ends with its input, when something failed, or when nothing was asked for in a while.
+    """
+    parent, building = int(sys.argv[1]), threading.Event()
 
     def watch() -> None:
         # Standard input ends with the process that wants this segment, unless one it has forked holds it open too.
         while os.getppid() == parent:
-            if begun.wait(_GLANCE) and select.select([0], [], [], _GLANCE)[0] and not os.read(0, CHUNK):
+            if building.wait(_GLANCE) and select.select([0], [], [], _GLANCE)[0] and building.is_set():
                 break
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-    job = msgspec.json.decode(sys.stdin.buffer.readline(), type=Job)
-    begun.set()
-    root = Path(os.fsdecode(job.root))
-    if job.threads == 1:
-        os.nice(_POLITE)
-
-    def tell(message: object) -> None:
-        sys.stdout.buffer.write(msgspec.json.encode(message) + b"\n")
-        sys.stdout.buffer.flush()
-
-    shelf = Shelf(root / "segments", engine_of)
-    try:
-        env = ColdEnv(root, job.generation, ColdConfig(), read_only=True)
+    polite = False
+    while select.select([0], [], [], IDLE)[0] and (line := sys.stdin.buffer.readline()):
+        job = msgspec.json.decode(line, type=Job)
+        if job.threads == 1 and not polite:
+            polite = True
+            os.nice(_POLITE)
+        building.set()
         try:
-            done = build(env, shelf, job, job.options.make, lambda rows, total: tell([rows, total]))
-        finally:
-            env.close()
-    except OSError as exc:
-        tell(f"{file_error(exc).__name__}: {exc}")
-        return 1
-    except TiermemError as exc:
-        tell(f"{type(exc).__name__}: {exc}")
-        return 1
-    tell(done)
+            done = _build(job)
+        except OSError as exc:
+            _tell(f"{file_error(exc).__name__}: {exc}")
+            return 1
+        except TiermemError as exc:
+            _tell(f"{type(exc).__name__}: {exc}")
+            return 1
+        # From here on input is the next job.
+        building.clear()
+        _tell(done)
     return 0
+
+
+def _build(job: Job) -> Built:
+    root = Path(os.fsdecode(job.root))
+    env = ColdEnv(root, job.generation, ColdConfig(), read_only=True)
+    try:
+        shelf = Shelf(root / "segments", engine_of)
+        return build(env, shelf, job, job.options.make, lambda rows, total: _tell([rows, total]))
+    finally:
+        env.close()
+
+
+def _tell(message: object) -> None:
+    sys.stdout.buffer.write(msgspec.json.encode(message) + b"\n")
+    sys.stdout.buffer.flush()
 
 
 if __name__ == "__main__":

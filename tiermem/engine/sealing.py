@@ -73,6 +73,10 @@ class Sealer:
         for lane in self.lanes:
             lane.stop()
 
+    def abandon(self) -> None:
+        """In a forked child: what is being built is the parent's."""
+        self._workshop.abandon()
+
     def engine_of(self, name: str) -> VectorEngine:
         """The engine that opens the graphs kept under a name."""
         own = self.store.config.vector.engine

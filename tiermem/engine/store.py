@@ -252,7 +252,9 @@ class Store:
         self.line.clear()
         self.committer = Committer(self)
         self.indexing = Indexing(self)
-        self._sealer = None
+        if self._sealer is not None:
+            self._sealer.abandon()
+            self._sealer = None
         self.hot.clear()
         for space in self.spaces.values():
             space.pending = {}
