@@ -11,6 +11,7 @@ import select
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -24,7 +25,7 @@ from tiermem.protocols import VectorEngine
 from tiermem.tiers.cold import ColdEnv, Snapshot
 from tiermem.tiers.vector.choice import EngineOptions, engine_of
 from tiermem.tiers.vector.graphfile import seal_graph
-from tiermem.tiers.vector.rowfile import Place, RowFile, write_rows
+from tiermem.tiers.vector.rowfile import Place, RowFile, sync_rows, write_rows
 from tiermem.tiers.vector.scores import as_points
 from tiermem.tiers.vector.shelf import Shelf
 from tiermem.types import Progress
@@ -45,7 +46,10 @@ _GLANCE: Final = 0.5
 
 
 class Job(msgspec.Struct):
-    """What to build: segment `number` of a namespace, of its unsealed vectors and the segments `inputs`."""
+    """What to build: segment `number` of a namespace, of its unsealed vectors and the segments `inputs`.
+
+    `awaited`: a caller waits for it.
+    """
 
     root: bytes
     generation: int
@@ -54,6 +58,7 @@ class Job(msgspec.Struct):
     inputs: list[int]
     unsealed: bool
     threads: int
+    awaited: bool
     options: EngineOptions
 
 
@@ -130,21 +135,25 @@ def build(env: ColdEnv, shelf: Shelf, job: Job, engine_for: Callable[[int], Vect
             vectors = _vectors(snapshot, info.prefix, dimension, inputs, place, source, row)
             seal = write_rows(fresh[0], job.number, dimension, metric, place, sample.over(vectors))
         graph = total >= GRAPH_ROWS
-        if graph:
-            engine = engine_for(total)
-            rows = RowFile(fresh[0], job.number, seal)
-            engine.build(
-                _points(rows),
-                total,
-                dimension,
-                fresh[1],
-                job.threads,
-                lambda done: progress(done, total),
-                sample=sample.points(rows.about.largest),
-                inner_product=metric == "dot",
-            )
-            seal_graph(fresh[1], engine.name, job.number, seal)
-            fresh[1].rename(graph_path)
+        with ThreadPoolExecutor(1, "tiermem-sync") as beside:
+            # The disk takes the rows while the graph over them is made.
+            synced = beside.submit(sync_rows, fresh[0])
+            if graph:
+                engine = engine_for(total)
+                rows = RowFile(fresh[0], job.number, seal)
+                engine.build(
+                    _points(rows),
+                    total,
+                    dimension,
+                    fresh[1],
+                    job.threads,
+                    lambda done: progress(done, total),
+                    sample=sample.points(rows.about.largest),
+                    inner_product=metric == "dot",
+                )
+                seal_graph(fresh[1], engine.name, job.number, seal)
+                fresh[1].rename(graph_path)
+            synced.result()
         fresh[0].rename(rows_path)
         sync_folder(shelf.folder)
         return Built(total, seal, graph, info.id)

@@ -31,15 +31,13 @@ AWAITED_SLICE: Final = 4
 """So many times more where somebody waits for it, and nobody searches: a few milliseconds."""
 
 
-def publish(
-    store: Store, name: str, job: Job, built: Built, before: dict[int, SegmentInfo], *, awaited: bool = False
-) -> bool:
+def publish(store: Store, name: str, job: Job, built: Built, before: dict[int, SegmentInfo]) -> bool:
     """Make the new segment part of the namespace in place of its inputs; False if one of them is gone.
 
-    `before`: what was published before it was built. `awaited`: the caller waits for it.
+    `before`: what was published before it was built.
     """
     shelf = store.sealer.shelf
-    pace, some = _pace(store, awaited)
+    pace, some = _pace(store, job.awaited)
     while True:
         with store.cold.read() as snapshot:
             info = snapshot.info(name)

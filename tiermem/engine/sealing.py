@@ -197,12 +197,13 @@ class Sealer:
             inputs,
             unsealed,
             (os.cpu_count() or 1) if awaited else 1,
+            awaited,
             EngineOptions(engine, vector.index, vector.m, vector.ef_construction),
         )
         # Whatever ends this early may leave files behind.
         self._tidy = False
         built = self._workshop.run(job, progress or (lambda done, total: None))
-        gone = inputs if publish(store, name, job, built, before, awaited=awaited) else [job.number]
+        gone = inputs if publish(store, name, job, built, before) else [job.number]
         for number in gone:
             for path in (self.shelf.rows_path(number), self.shelf.graph_path(number)):
                 path.unlink(missing_ok=True)

@@ -78,7 +78,7 @@ def hash_keys(keys: Sequence[str]) -> NDArray[np.uint64]:
 def write_rows(
     path: Path, number: int, dimension: int, metric: str, place: Place, vectors: Iterable[NDArray[np.float32]]
 ) -> int:
-    """Write the rows of segment `number` to `path` and sync them; the checksum of the trailer.
+    """Write the rows of segment `number` to `path`, not synced yet; the checksum of the trailer.
 
     `vectors` yields the rows' vectors in chunks of shape (n, dimension).
     """
@@ -130,9 +130,13 @@ def write_rows(
         )
         seal = xxh3_64_intdigest(trailer)
         file.write(directory + trailer + _CHECKSUM.pack(seal))
-        file.flush()
-        os.fsync(file.fileno())
     return seal
+
+
+def sync_rows(path: Path) -> None:
+    """Make the rows in `path` durable."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 class RowFile:
