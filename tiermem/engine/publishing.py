@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 SLICE: Final = 1_000
 """Keys settled in one transaction, so that it stays short."""
-AWAITED_SLICE: Final = 4
-"""So many times more where somebody waits for it, and nobody searches: a few milliseconds."""
+AWAITED_SLICE: Final = 10
+"""So many times more where somebody waits for it, and nobody searches: no longer than the sync of a commit may take."""
 
 
 def publish(store: Store, name: str, job: Job, built: Built, before: dict[int, SegmentInfo]) -> bool:

@@ -23,10 +23,10 @@ def settle(w: Writer, name: str, held: Iterable[tuple[str, int]]) -> None:
     info = w.live(name)
     if info is None:
         return
-    settled = 0
+    prefix, settled = info.prefix, 0
     with w.txn.cursor(db=w.dbs.records) as records:
         for key, version in held:
-            raw = info.prefix + key.encode()
+            raw = prefix + key.encode()
             stands = vector_version(records.value()) if records.set_key(raw) else 0
             if stands == version and w.txn.delete(raw, db=w.dbs.unsealed):
                 settled += 1
