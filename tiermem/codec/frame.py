@@ -27,13 +27,19 @@ _HEADER: Final = struct.Struct("<QBBHIQddddII")
 _UNSEALED: Final = struct.Struct("<BBHIQddddII")
 # The same, without version and times: what it costs to unpack is what it makes.
 _SHORT: Final = struct.Struct("<QBBHI32xdII")
+# What an index needs of a record.
+_OUTLINE: Final = struct.Struct("<QBxH4xQd16xdI4x")
+_VERSION: Final = struct.Struct("<10xH4xQ40x")
 _CHECKSUM: Final = struct.Struct("<Q")
 _VERSIONED: Final = struct.Struct("<QQ")
+VECTOR_HEAD: Final = _VERSIONED.size
+"""Bytes of a vector's row before its values."""
 _GIVEN: Final = struct.Struct("<Q")
 HEADER_BYTES: Final = _HEADER.size
 
 
 Value: TypeAlias = tuple[float, int, int, int, bytes]
+Outline: TypeAlias = tuple[int, int, float, float, bytes]
 
 
 class Frame(NamedTuple):
@@ -155,6 +161,30 @@ def unpack_value(key: bytes, data: memoryview) -> Value:
     return expires, codec, dictionary, size, body
 
 
+def unpack_outline(key: bytes, data: memoryview) -> Outline:
+    """(flags, version, event time, expiry, metadata) of a record frame, copied out of it.
+
+    Raises:
+        CorruptionError, IncompatibleFormatError: as `unpack_frame`.
+    """
+    if len(data) < HEADER_BYTES:
+        raise CorruptionError(f"record {key!r}: frame of {len(data)} bytes is shorter than its header")
+    checksum, form, flags, version, at, expires, size = _OUTLINE.unpack_from(data)
+    metadata = bytes(data[HEADER_BYTES : HEADER_BYTES + size])
+    if form != FRAME_FORMAT or xxh3_64_intdigest(data[8:], xxh3_64_intdigest(key)) != checksum or len(metadata) < size:
+        # Damaged, or of another format: the full check says which.
+        unpack_frame(key, data)
+    return flags & ~_RANKED, version, at, expires, metadata
+
+
+def vector_version(data: memoryview) -> int:
+    """The version in a record frame if it has a vector, else 0. Verifies nothing."""
+    if len(data) < HEADER_BYTES:
+        raise CorruptionError(f"frame of {len(data)} bytes is shorter than its header")
+    flags, version = _VERSION.unpack_from(data)
+    return int(version) if flags & HAS_VECTOR else 0
+
+
 def intact(key: bytes, data: memoryview) -> bool:
     """True if the frame's checksum matches."""
     return (
@@ -206,3 +236,15 @@ def unpack_vector(key: bytes, data: bytes | memoryview) -> tuple[int, bytes]:
     if len(payload) < 12 or len(payload) % 4:
         raise CorruptionError(f"vector {key!r}: length {len(payload)} does not fit")
     return int(struct.unpack_from("<Q", payload)[0]), payload[8:]
+
+
+def check_vector(key: bytes, data: memoryview) -> int:
+    """The version of the vector in a row of at least `VECTOR_HEAD` bytes, verified.
+
+    Raises:
+        CorruptionError: the checksum does not match.
+    """
+    checksum, version = _VERSIONED.unpack_from(data)
+    if xxh3_64_intdigest(data[8:], xxh3_64_intdigest(key)) != checksum:
+        raise CorruptionError(f"vector {key!r}: checksum mismatch")
+    return int(version)

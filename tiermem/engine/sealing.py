@@ -146,14 +146,13 @@ class Sealer:
                 self.withdraw(name)
                 published = {}
             if info.unsealed or not (clean and sound):
-                threads = os.cpu_count() or 1
                 try:
-                    self._make_or_condemn(name, list(published), unsealed=True, threads=threads, progress=progress)
+                    self._make_or_condemn(name, list(published), unsealed=True, awaited=True, progress=progress)
                 except CorruptionError:
                     if not any(number in published for number in self.shelf.condemned):
                         raise
                     self.withdraw(name)
-                    self._make(name, [], unsealed=True, threads=threads, progress=progress)
+                    self._make(name, [], unsealed=True, awaited=True, progress=progress)
         for lane in self.lanes:
             lane.forgive(name)
         if not self._tidy:
@@ -190,7 +189,7 @@ class Sealer:
             lock.release()
 
     def _make(
-        self, name: str, inputs: list[int], *, unsealed: bool, threads: int = 1, progress: Progress | None = None
+        self, name: str, inputs: list[int], *, unsealed: bool, awaited: bool = False, progress: Progress | None = None
     ) -> int:
         store = self.store
         vector = store.config.vector
@@ -205,7 +204,8 @@ class Sealer:
             int.from_bytes(os.urandom(8)) >> 1,
             inputs,
             unsealed,
-            threads,
+            (os.cpu_count() or 1) if awaited else 1,
+            awaited,
             EngineOptions(engine, vector.index, vector.m, vector.ef_construction),
         )
         # Whatever ends this early may leave files behind.
@@ -218,11 +218,11 @@ class Sealer:
         return job.number
 
     def _make_or_condemn(
-        self, name: str, inputs: list[int], *, unsealed: bool, threads: int = 1, progress: Progress | None = None
+        self, name: str, inputs: list[int], *, unsealed: bool, awaited: bool = False, progress: Progress | None = None
     ) -> int:
         """`_make`; where it ends at a damaged segment, that one is found and taken back in the background."""
         try:
-            return self._make(name, inputs, unsealed=unsealed, threads=threads, progress=progress)
+            return self._make(name, inputs, unsealed=unsealed, awaited=awaited, progress=progress)
         except CorruptionError:
             with self.store.cold.read() as snapshot:
                 info = snapshot.info(name)
