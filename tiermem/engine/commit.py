@@ -26,6 +26,9 @@ SLICE: Final = 0.002
 """Seconds of work in one background commit: the write lock is held no longer."""
 ROOM_SLICE: Final = 0.004
 """The same where a writer waits for room in the journal and does the work itself."""
+LARGE: Final = 2**18
+LOAD_SLICE: Final = 0.05
+"""Where a frame of so many bytes waits for room, a load is under way: an fsync for each would be most of the work."""
 IDLE: Final = 1.0
 """Seconds between looks at what expired while nothing is written."""
 RETRY: Final = 0.5
@@ -166,7 +169,7 @@ class Committer:
         # A frame may leave as much unused at the end of the ring as it takes.
         while journal.capacity - (journal.head - journal.applied) < min(2 * need, journal.capacity):
             if not (self.assistant.present and self.assistant.advanced()):
-                self.commit(budget=ROOM_SLICE)
+                self.commit(budget=ROOM_SLICE if need < LARGE else LOAD_SLICE)
 
     def flush(self) -> None:
         """Commit what every process had journaled when called."""

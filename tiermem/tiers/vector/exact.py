@@ -41,6 +41,17 @@ def _row(key: str, block: _Block, at: int) -> Row:
     return Row(key, vector, block.versions[at], moment, expires, block.metadata[at])
 
 
+def _products(vectors: NDArray[np.float32], rows: NDArray[np.intp], query: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The inner product of `query` and each of those rows."""
+    with np.errstate(all="ignore"):
+        # As fast as a matrix product, which would wait for a thread on every core, busy as they may be.
+        if len(rows) * 4 <= len(vectors):
+            products: NDArray[np.float32] = np.vecdot(vectors[rows], query)
+            return products
+        products = np.vecdot(vectors, query)
+    return products if len(rows) == len(products) else products[rows]
+
+
 class ExactIndex:
     """Looks at every row. One writer at a time; searches need no lock."""
 
@@ -132,56 +143,54 @@ class ExactIndex:
 
         `allows` is asked of encoded metadata. Ties are ordered by key.
         """
-        pool: list[tuple[float, str, _Block, int]] = []
         with self._lock:
             # All that a writer changes in place; what it appends lies behind `size`.
             view = [(block, block.size, block.alive[: block.size].copy()) for block in self._blocks if block.size]
+        asked: list[tuple[_Block, NDArray[np.intp]]] = []
+        products: list[NDArray[np.float32]] = []
         for block, size, alive in view:
             mask = alive & (block.expires[:size] > now)
             if since != -np.inf:
                 mask &= block.at[:size] >= since
             if until != np.inf:
                 mask &= block.at[:size] < until
-            open_rows = np.flatnonzero(mask)
+            rows = mask.nonzero()[0]
             if allows is not None:
                 metadata = block.metadata
-                verdicts = [allows(metadata[row]) for row in open_rows.tolist()]
-                open_rows = open_rows[np.array(verdicts, bool)]
-            if not len(open_rows):
-                continue
-            chosen = self._best(block, open_rows, size, query, k)
-            scores = exact_scores(self.metric, block.rows[chosen], query)
-            pool.extend(
-                (-score, block.keys[row], block, row)
-                for score, row in zip(scores.tolist(), chosen.tolist(), strict=True)
-                if score >= min_score
-            )
+                verdicts = [allows(metadata[row]) for row in rows.tolist()]
+                rows = rows[np.array(verdicts, bool)]
+            if len(rows):
+                asked.append((block, rows))
+                products.append(_products(block.rows[:size], rows, query))
+        if not asked:
+            return []
+        # All blocks at once: each step costs more than the rows of a small one.
+        squares = np.concatenate([block.squares[rows] for block, rows in asked])
+        chosen = shortlist(self.metric, np.concatenate(products), squares, query, k)
+        pool: list[tuple[float, str, _Block, int]] = []
+        first = 0
+        for block, rows in asked:
+            start, stop = np.searchsorted(chosen, (first, first + len(rows))).tolist()
+            places = rows[chosen[start:stop] - first]
+            first += len(rows)
+            if len(places):
+                scores = exact_scores(self.metric, block.rows[places], query)
+                pool.extend(
+                    (-score, block.keys[row], block, row)
+                    for score, row in zip(scores.tolist(), places.tolist(), strict=True)
+                    if score >= min_score
+                )
         pool.sort(key=lambda entry: entry[:2])
         return [
             Found(key, -score, block.versions[row], block.metadata[row], float(block.at[row]))
             for score, key, block, row in pool[:k]
         ]
 
-    def _best(
-        self, block: _Block, open_rows: NDArray[np.intp], size: int, query: NDArray[np.float32], k: int
-    ) -> NDArray[np.intp]:
-        """Of `open_rows`, at least the k best, chosen by float32 scores with some slack."""
-        if len(open_rows) <= k:
-            return open_rows
-        whole = len(open_rows) * 4 > size
-        rows = block.rows[:size] if whole else block.rows[open_rows]
-        with np.errstate(all="ignore"):
-            # As fast as a matrix product, which would wait for a thread on every core, busy as they may be.
-            rough = np.vecdot(rows, query)
-        if whole:
-            rough = rough[open_rows]
-        return np.asarray(open_rows[shortlist(self.metric, rough, block.squares[open_rows], query, k)])
-
     def _room(self, rows: int) -> _Block:
         if not self._blocks or self._blocks[-1].size == len(self._blocks[-1].alive):
-            # Blocks start small, so that many small namespaces stay small.
+            # Blocks start small, so that many small namespaces stay small; what no row is in takes no memory.
             held = sum(len(block.alive) for block in self._blocks)
-            self._blocks.append(_Block(min(BLOCK_ROWS, max(64, held, rows)), self.dimension))
+            self._blocks.append(_Block(min(BLOCK_ROWS, max(64, 8 * held, rows)), self.dimension))
         return self._blocks[-1]
 
     def _bury(self, key: str) -> None:
