@@ -26,8 +26,6 @@ class Loader:
     def miss(self, space: Space, decode: Decode, table: Table, key: str) -> Any:
         """What `table[key]` gives where `key` is not among the free entries; KeyError if absent."""
         store = self.store
-        if key in table.absent and not store.control.stale[0]:
-            raise KeyError(key)
         if key in table.watched:
             with store.lock:
                 value = table.watched.get(key, _ABSENT)

@@ -86,11 +86,14 @@ class Namespace(MutableMapping[str, Any]):
     def get(self, key: str, default: Any = None, copy: bool = False) -> Any:
         """As `Memory.get`."""
         self._current()
-        encode_key(key)
         try:
             value = self[key]
         except KeyError:
             return default
+        except TypeError:
+            # An unhashable key never reaches the checks of a miss.
+            encode_key(key)
+            raise
         return copy_value(value) if copy else value
 
     def peek(self, key: str, default: Any = None) -> Any:

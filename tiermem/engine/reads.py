@@ -66,9 +66,10 @@ class Reads(Handle):
         """True if there is an unexpired record of `key`."""
         store = self._current()
         encode_key(key)
-        return (
-            key in store.tables.typed(namespace, None) or reading.fetch(store, store.space(namespace), key) is not None
-        )
+        table = store.tables.typed(namespace, None)
+        if key in table.absent:
+            return False
+        return key in table or reading.fetch(store, store.space(namespace), key) is not None
 
     def get_many(self, namespace: str, keys: Iterable[str]) -> dict[str, Any]:
         """The values of those `keys` that have a record, in the order asked for.

@@ -52,7 +52,11 @@ class Table(dict[str, Any]):
 
     def __missing__(self, key: str) -> Any:
         entry = self.timed.get(key)
-        return entry[0] if entry is not None and entry[1] > self.now() else self.miss(self, key)
+        if entry is not None and entry[1] > self.now():
+            return entry[0]
+        if key in self.absent:
+            raise KeyError(key)
+        return self.miss(self, key)
 
 
 class HotTier:
