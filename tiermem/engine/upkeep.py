@@ -115,7 +115,7 @@ class Upkeep:
             floors = snapshot.state().floors
         if floors and store.journals.behind() <= CALM:
             # With every journal drained in the same transaction, nothing older than a floor can come any more.
-            store.committer.commit(everything=True, work=upkeep.purge_floors)
+            store.committer.commit(everything=True, work=self._forget)
         self.train()
 
     def _pending(self) -> bool:
@@ -139,6 +139,10 @@ class Upkeep:
         done += upkeep.sweep(writer, self.horizon(), BATCH)
         upkeep.trim_log(writer, self.store.config.cold.log_retention)
         return done
+
+    def _forget(self, writer: Writer) -> None:
+        upkeep.purge_floors(writer)
+        upkeep.trim_log(writer, self.store.config.cold.log_retention)
 
     def train(self) -> list[str]:
         """Train dictionaries where enough samples were seen; the namespaces that got one."""
