@@ -37,8 +37,9 @@ def publish(root: Path, generation: int) -> None:
         file.write(f"{_MARKER}gen-{generation}\n")
         file.flush()
         os.fsync(file.fileno())
-    fresh.rename(root / "CURRENT")
+    # What is named has to be there: the names of two directories may reach the disk in either order.
     sync_folder(root / f"gen-{generation}")
+    fresh.rename(root / "CURRENT")
     sync_folder(root)
 
 

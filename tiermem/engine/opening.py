@@ -19,9 +19,9 @@ from tiermem.errors import (
     CorruptionError,
     IncompatibleFormatError,
     InvalidArgument,
-    StorageError,
     TiermemError,
     TimeDomainMismatch,
+    file_error,
 )
 from tiermem.protocols import Clock, Embedder
 from tiermem.tiers.cold import ColdEnv, Writer
@@ -58,7 +58,7 @@ def acquire(
             _prepare(root, read_only)
             place = root.stat()
         except OSError as exc:
-            raise StorageError(f"{root} cannot be opened: {exc}") from exc
+            raise file_error(exc)(f"{root} cannot be opened: {exc}") from exc
         known = _registry.get((place.st_dev, place.st_ino))
         if known is not None:
             _compatible(known, config, clock, embedder, read_only)
@@ -68,7 +68,7 @@ def acquire(
         try:
             _open(store, verify=verify, repair=repair)
         except OSError as exc:
-            raise StorageError(f"{root} cannot be opened: {exc}") from exc
+            raise file_error(exc)(f"{root} cannot be opened: {exc}") from exc
         store.users = 1
         if not read_only:
             store.committer.start()
@@ -137,7 +137,7 @@ def _prepare(root: Path, read_only: bool) -> None:
         if not (root / "CURRENT").exists():
             raise IncompatibleFormatError(f"{root} holds no store, and read_only makes none")
         return
-    root.mkdir(parents=True, exist_ok=True)
+    make_folder(root)
     if not (root / "CURRENT").exists():
         foreign = [
             name
@@ -151,6 +151,16 @@ def _prepare(root: Path, read_only: bool) -> None:
             )
     for name in ("journals", "clients"):
         (root / name).mkdir(exist_ok=True)
+
+
+def make_folder(root: Path) -> None:
+    """Make a directory and those it lies in, durably: nothing in it outlives a power cut that it does not."""
+    if root.is_dir():
+        return
+    if not root.parent.is_dir():
+        make_folder(root.parent)
+    root.mkdir(exist_ok=True)
+    generations.sync_folder(root.parent)
 
 
 def _open(store: Store, *, verify: bool = False, repair: bool = False) -> None:

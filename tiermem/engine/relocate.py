@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from tiermem.codec.frame import Frame
 from tiermem.codec.serialize import decode
 from tiermem.engine import generations, opening, segments
-from tiermem.errors import InvalidArgument, StorageError
+from tiermem.errors import InvalidArgument, file_error
 from tiermem.tiers.cold import ColdEnv
 from tiermem.tiers.cold.layout import pack_row
 from tiermem.tiers.cold.rebuild import Rebuild
@@ -106,7 +106,7 @@ def backup(store: Store, target: str | os.PathLike[str]) -> Path:
     if not store.read_only:
         store.committer.flush()
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        opening.make_folder(root)
         (root / opening.UNFINISHED).touch()
         folder = root / "gen-1"
         folder.mkdir()
@@ -117,7 +117,7 @@ def backup(store: Store, target: str | os.PathLike[str]) -> Path:
                 (root / name).mkdir()
             files.write(root / "segments")
     except OSError as exc:
-        raise StorageError(f"backup to {root} failed: {exc}") from exc
+        raise file_error(exc)(f"backup to {root} failed: {exc}") from exc
     copy = ColdEnv(root, 1, store.config.cold)
     try:
         with copy.read() as snapshot:
