@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import tiermem
+from tiermem.engine import generations, opening
+from tiermem.engine.commit import Committer
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="/proc tells what a descriptor is")
 
@@ -71,3 +77,64 @@ def test_a_store_that_cannot_be_opened_says_whether_there_was_room(
             tiermem.open(tmp_path / "store")
     with tiermem.open(tmp_path / "store") as mem:
         mem.put("n", "k", 1)
+
+
+# ----------------------------------------------------------------------------------------------- moves that half happen
+
+
+def test_a_move_that_is_said_to_have_failed_and_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the disk reports an error, the commit may have reached it."""
+    with tiermem.open(tmp_path / "store") as mem:
+        mem.put("n", "k", 1, durable=True)
+        leave = Committer.leave
+
+        def failing(self: Committer, move: Callable[[Any], None]) -> None:
+            leave(self, move)
+            raise tiermem.StorageError("Input/output error")
+
+        with monkeypatch.context() as broken:
+            broken.setattr(Committer, "leave", failing)
+            with pytest.raises(tiermem.StorageError, match="Input/output error"):
+                mem.compact()
+        mem.put("n", "l", 2, durable=True)
+        assert (mem.get("n", "k"), mem.get("n", "l")) == (1, 2)
+    with tiermem.open(tmp_path / "store") as mem:
+        assert (mem.get("n", "k"), mem.get("n", "l")) == (1, 2)
+        assert mem.check().ok
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_move_that_could_not_be_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    """The store goes on in the new generation; whoever opens it finds that one, even without a right to mend it."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    mem = tiermem.open(tmp_path / "store")
+    mem.put("n", "k", 1, durable=True)
+    for number in range(times):
+        with monkeypatch.context() as broken:
+            broken.setattr(generations, "publish", refuse)
+            with pytest.raises(tiermem.StorageError, match="cannot be compacted"):
+                mem.compact()
+        mem.put("n", f"behind {number}", number, durable=True)
+    mem.close()
+    assert generations.current(tmp_path / "store") == 1
+    for read_only in (True, False):
+        with tiermem.open(tmp_path / "store", read_only=read_only) as mem:
+            assert mem.get("n", "k") == 1
+            assert [record.key for record in mem.scan("n", prefix="behind")] == [f"behind {n}" for n in range(times)]
+    assert generations.current(tmp_path / "store") == 1 + times
+
+
+def test_a_store_that_somebody_else_holds_is_said_to_be_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiermem.open(tmp_path / "store").close()
+    code = "import fcntl, sys, time; held = open(sys.argv[1], 'r+'); fcntl.lockf(held, 2); print(flush=True); time.sleep(9)"
+    holder = subprocess.Popen([sys.executable, "-c", code, tmp_path / "store" / "open.lock"], stdout=subprocess.PIPE)
+    with holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        monkeypatch.setattr(opening, "OPEN_TIMEOUT", 0.05)
+        with pytest.raises(tiermem.LockTimeout, match=r"open\.lock"):
+            tiermem.open(tmp_path / "store")
+        holder.kill()

@@ -67,6 +67,9 @@ def acquire(
         store = Store(root.resolve(), config or Config(), clock, embedder, read_only)
         try:
             _open(store, verify=verify, repair=repair)
+        except TiermemError:
+            # Of which one is an OSError as well: a lock that was not granted in time.
+            raise
         except OSError as exc:
             raise file_error(exc)(f"{root} cannot be opened: {exc}") from exc
         store.users = 1
@@ -177,15 +180,16 @@ def _open(store: Store, *, verify: bool = False, repair: bool = False) -> None:
         cold = ColdEnv(root, generation, store.config.cold, read_only=store.read_only)
         with contextlib.ExitStack() as on_failure:
             on_failure.callback(cold.close)
-            with cold.read() as snapshot:
-                identity = snapshot.identity()
-            if identity.moved_to and not store.read_only:
-                # A compaction had committed its move and died before saying so.
+            identity = _identity(cold)
+            while identity.moved_to:
+                # A compaction had committed its move and died, or failed, before saying so.
                 on_failure.pop_all().close()
-                generations.publish(root, identity.moved_to)
                 generation = identity.moved_to
-                cold = ColdEnv(root, generation, store.config.cold)
+                if not store.read_only:
+                    generations.publish(root, generation)
+                cold = ColdEnv(root, generation, store.config.cold, read_only=store.read_only)
                 on_failure.callback(cold.close)
+                identity = _identity(cold)
             if identity.format > STORE_FORMAT:
                 raise IncompatibleFormatError(
                     f"{root} has store format {identity.format}; this version reads up to {STORE_FORMAT}"
@@ -206,6 +210,11 @@ def _open(store: Store, *, verify: bool = False, repair: bool = False) -> None:
     for attach in (ref() for ref in store.reopened):
         if attach is not None:
             attach()
+
+
+def _identity(cold: ColdEnv) -> Identity:
+    with cold.read() as snapshot:
+        return snapshot.identity()
 
 
 def set_aside(store: Store) -> list[str]:
