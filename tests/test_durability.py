@@ -129,7 +129,8 @@ def test_a_move_that_could_not_be_published(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_store_that_somebody_else_holds_is_said_to_be_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiermem.open(tmp_path / "store").close()
-    code = "import fcntl, sys, time; held = open(sys.argv[1], 'r+'); fcntl.lockf(held, 2); print(flush=True); time.sleep(9)"
+    code = "import fcntl, sys, time; held = open(sys.argv[1], 'r+'); fcntl.lockf(held, 2); print(flush=True)"
+    code += "; time.sleep(60)"
     holder = subprocess.Popen([sys.executable, "-c", code, tmp_path / "store" / "open.lock"], stdout=subprocess.PIPE)
     with holder:
         assert holder.stdout is not None
