@@ -9,14 +9,15 @@ import json
 import os
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
 from tiermem.engine import generations, opening
+from tiermem.engine.store import Draft, Store
 from tiermem.testing import children, crash, disk, faults, power
 from tiermem.testing.children import Child, Link
 from tiermem.testing.history import Legal, Step, after, contents, perform, steps
@@ -43,6 +44,12 @@ def held(verdicts: Iterable[Verdict], at_least: int) -> None:
 def test_killed_at_system_calls(tmp_path: Path, home: str, company: bool) -> None:
     case = Case(home, durable=not company, company=company, seed=11, length=16)
     held(crash.sweep(tmp_path, case, ("rename", "fdatasync", "pwrite64"), every=8), 5)
+
+
+@pytest.mark.parametrize("home", HOMES)
+def test_killed_at_lines_of_the_engine(tmp_path: Path, home: str) -> None:
+    case = Case(home, company=home != "inline", seed=14, length=20)
+    held(islice(crash.lines(tmp_path, case, every=2111, start=900), 4), 4)
 
 
 @pytest.mark.parametrize("home", HOMES)
@@ -124,6 +131,18 @@ def test_a_write_that_is_lost_is_noticed(tmp_path: Path, monkeypatch: pytest.Mon
     with Trial("killed", tmp_path / "store", case) as trial:
         verdict = trial.run(before=lambda number, mem: os.kill(os.getpid(), 9) if number == 18 else None)
     assert verdict.acknowledged == 18
+    assert "sees another state" in problems([verdict])
+
+
+def test_half_a_batch_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def half(self: Store, drafts: Sequence[Draft]) -> NoReturn:
+        self.submit(*drafts[0])
+        os.kill(os.getpid(), 9)
+        raise AssertionError("still there")
+
+    monkeypatch.setattr(Store, "submit_all", half)
+    with Trial("killed in a batch", tmp_path / "store", Case(seed=7, lazy=True)) as trial:
+        verdict = trial.run(kill_after=30.0)
     assert "sees another state" in problems([verdict])
 
 

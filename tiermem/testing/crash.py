@@ -10,17 +10,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
+import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from itertools import count, product
 from pathlib import Path
-from typing import Final
+from types import FrameType
+from typing import Any, Final, TypeAlias
 
+import tiermem
 from tiermem.testing import faults, power
 from tiermem.testing.history import State
 from tiermem.testing.strace import CHANGES, Point, Strace, missing
@@ -33,7 +38,8 @@ ROUNDS: Final = 5
 BOTH: Final = (False, True)
 SHOWN: Final = 20
 
-Run = Callable[[Path, int], Iterator[Verdict]]
+Run: TypeAlias = Callable[[Path, int], Iterator[Verdict]]
+Tracer: TypeAlias = Callable[[FrameType, str, Any], Any]
 
 
 def sweep(folder: Path, case: Case, calls: Iterable[str] = CHANGES, *, every: int = 1) -> Iterator[Verdict]:
@@ -51,6 +57,39 @@ def killed_at(folder: Path, case: Case, point: Point) -> Verdict:
     """Kill the client, or a process it has started, at one call; `hit` is false if none of them made it."""
     with fresh(folder) as root, Trial(f"killed at {point}", root, case) as trial:
         return trial.run(lambda child: Strace.killing(child.pid, folder / "strace.log", point))
+
+
+def lines(folder: Path, case: Case, *, every: int, start: int = 1) -> Iterator[Verdict]:
+    """Kill the client at every so manieth line of Python it runs in the engine, until it survives.
+
+    Between two system calls lie writes to mapped files: only so do they happen one without the other.
+    """
+    for number in count(start, every):
+        with fresh(folder) as root, Trial(f"killed at line {number}", root, case) as trial:
+            verdict = trial.run(first=lambda number=number: _die_at(number))  # type: ignore[misc]  # bound now, run now
+        if verdict.hit or not verdict.held:
+            yield verdict
+        if not verdict.hit:
+            break
+
+
+def _die_at(number: int) -> None:
+    package, own = str(Path(tiermem.__file__).parent), str(Path(__file__).parent)
+    left = number
+
+    def trace(frame: FrameType, event: str, _: object) -> Tracer | None:
+        nonlocal left
+        name = frame.f_code.co_filename
+        if not name.startswith(package) or name.startswith(own):
+            return None
+        if event == "line":
+            left -= 1
+            if not left:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return trace
+
+    threading.settrace(trace)
+    sys.settrace(trace)
 
 
 def instants(folder: Path, case: Case, rng: random.Random, *, rounds: int = ROUNDS) -> Iterator[Verdict]:
@@ -126,6 +165,14 @@ def _killed_at_random(folder: Path, seed: int) -> Iterator[Verdict]:
     return _in_turn([instants(folder / str(n), case, random.Random(case.seed)) for n, case in enumerate(_cases(seed))])
 
 
+def _killed_at_lines(folder: Path, seed: int) -> Iterator[Verdict]:
+    rng = random.Random(seed)
+    cases = _cases(seed)
+    return _in_turn(
+        [lines(folder / str(n), case, every=97, start=rng.randrange(1, 97)) for n, case in enumerate(cases)]
+    )
+
+
 def _killed_building(folder: Path, seed: int) -> Iterator[Verdict]:
     cases = _cases(seed, index=True, length=50)
     streams = [sweep(folder / str(number), case, every=2) for number, case in enumerate(cases)]
@@ -156,6 +203,7 @@ def _full(folder: Path, seed: int) -> Iterator[Verdict]:
 
 KINDS: Final[dict[str, Run]] = {
     "killed at a system call": _killed,
+    "killed at a line": _killed_at_lines,
     "killed at an instant": _killed_at_random,
     "killed building segments": _killed_building,
     "power cut": _without_power,
@@ -205,8 +253,9 @@ def table(tallies: Iterable[Tally]) -> str:
 
 
 SHARES: Final = {
-    "killed at a system call": ("kills", 0.7),
-    "killed at an instant": ("kills", 0.2),
+    "killed at a system call": ("kills", 0.6),
+    "killed at a line": ("kills", 0.2),
+    "killed at an instant": ("kills", 0.1),
     "killed building segments": ("kills", 0.1),
     "power cut": ("cuts", 1.0),
     "a call fails": ("faults", 0.8),

@@ -164,12 +164,14 @@ def _look(link: Link, mem: Memory) -> None:
 
 
 def companion(link: Link, root: Path, case: Case) -> None:
-    """A second client, which writes now and then, and looks when asked to."""
+    """A second client, which waits for changes and writes by turns, and looks when asked to."""
     mem = tiermem.open(root, config=case.config)
     link.say(opened=True)
     number = 0
-    while (word := link.hear(0.01)) != "leave":
+    while (word := link.hear(0)) != "leave":
         if word is None:
+            # Asleep, so that whoever commits has somebody to wake.
+            next(mem.changes(wait=0.01), None)
             number += 1
             mem.put(COMPANY, f"{case.seed}-{number:06d}", number)
             continue
@@ -222,14 +224,22 @@ class Trial:
         *,
         kill_after: float | None = None,
         before: Callable[[int, Memory], None] | None = None,
+        first: Callable[[], None] | None = None,
         choose: Callable[[list[int]], int] = lambda pids: pids[0],
     ) -> Verdict:
         """Let the client run, traced or killed, and judge what is left.
 
+        first, before: called in the client once it may begin, and before each step.
         kill_after: seconds until SIGKILL goes to the one `choose` picks of the client and the processes it has started.
         """
         verdict = self.verdict
-        self.client = child = Child(lambda link: client(link, self.root, self.case, before))
+
+        def body(link: Link) -> None:
+            if first is not None:
+                first()
+            client(link, self.root, self.case, before)
+
+        self.client = child = Child(body)
         tracer = None if attach is None else attach(child)
         child.start()
         try:
