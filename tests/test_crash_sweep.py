@@ -80,6 +80,17 @@ def test_calls_that_fail(tmp_path: Path, error: str) -> None:
     held(faults.sweep(tmp_path, case, [error], ("rename", "msync", "fdatasync", "pwrite64"), every=8), 5)
 
 
+@traced
+@pytest.mark.parametrize("home", HOMES)
+def test_a_failed_commit_leaves_the_open_store_usable(tmp_path: Path, home: str) -> None:
+    """Behind a meta page that was not written LMDB has to be opened again: nobody is asked to do that."""
+    verdicts = list(
+        islice(faults.sweep(tmp_path, Case(home, durable=True, seed=15, length=8), ["EIO"], ["pwrite64"]), 9)
+    )
+    held(verdicts, 9)
+    assert [error for verdict in verdicts for error in verdict.errors if "reopened" in error] == []
+
+
 @pytest.mark.parametrize("home", HOMES)
 def test_files_that_may_not_grow(tmp_path: Path, home: str) -> None:
     held(faults.limits(tmp_path, Case(home), random.Random(f"limits {home}")), len(faults.SLACKS))

@@ -7,14 +7,17 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import lmdb
 import pytest
 
 import tiermem
 from tiermem.engine import generations, opening
 from tiermem.engine.commit import Committer
+from tiermem.tiers.cold import env
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="/proc tells what a descriptor is")
 
@@ -139,3 +142,99 @@ def test_a_store_that_somebody_else_holds_is_said_to_be_held(tmp_path: Path, mon
         with pytest.raises(tiermem.LockTimeout, match=r"open\.lock"):
             tiermem.open(tmp_path / "store")
         holder.kill()
+
+
+# ------------------------------------------------------------------------------------- an environment LMDB has given up
+
+
+class Given:
+    """An environment of which LMDB wants to know nothing any more."""
+
+    def __init__(self, env: Any) -> None:
+        self.close = env.close
+
+    def begin(self, **_: object) -> None:
+        raise lmdb.PanicError("Update of meta page failed or environment had fatal error")
+
+
+def give_up(mem: tiermem.Memory) -> None:
+    """Let LMDB give up the environment of an open store."""
+    cold = mem._store.cold
+    cold._env = Given(cold._env)
+    cold.begin = cold._env.begin
+
+
+VERBS: dict[str, Callable[[tiermem.Memory], Any]] = {
+    "get": lambda mem: mem.get("n", "k"),
+    "get_record": lambda mem: mem.get_record("n", "k").value,
+    "scan": lambda mem: next(record.value for record in mem.scan("n", prefix="k")),
+    "durable put": lambda mem: mem.put("n", "l", 2, durable=True) and 1,
+    "conditional put": lambda mem: mem.put("n", "l", 2, if_version=0) and 1,
+    "flush": lambda mem: mem.flush() or 1,
+    "compact": lambda mem: mem.compact() is not None and 1,
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_an_environment_that_lmdb_has_given_up_is_opened_again(tmp_path: Path, verb: str) -> None:
+    config = tiermem.Config(cold=tiermem.ColdConfig(committer="inline", sync_interval=60.0))
+    with tiermem.open(tmp_path / "store", config=config) as mem:
+        mem.put("n", "k", 1, durable=True)
+        mem.put("n", "journaled", 3)
+        give_up(mem)
+        assert VERBS[verb](mem) == 1
+        assert mem.get("n", "journaled") == 3
+        mem.put("n", "more", 4, durable=True)
+        assert mem.check().ok
+    with tiermem.open(tmp_path / "store") as mem:
+        assert {"k", "journaled", "more"} <= {record.key for record in mem.scan("n")}
+
+
+def test_an_environment_that_cannot_be_opened_again_says_so_and_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise tiermem.StoreFullError("no room for the lock table")
+
+    config = tiermem.Config(cold=tiermem.ColdConfig(committer="inline", sync_interval=60.0))
+    with tiermem.open(tmp_path / "store", config=config) as mem:
+        mem.put("n", "k", 1, durable=True)
+        give_up(mem)
+        with monkeypatch.context() as broken:
+            broken.setattr(env, "_allocate", refuse)
+            for _ in range(2):
+                with pytest.raises(tiermem.StoreFullError, match="no room"):
+                    mem.get("n", "k")
+        assert mem.get("n", "k") == 1
+        mem.put("n", "l", 2, durable=True)
+
+
+def test_an_environment_that_somebody_reads_is_not_closed_under_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(env, "_PATIENCE", 0.05)
+    with tiermem.open(tmp_path / "store") as mem:
+        mem.put("n", "k", 1, durable=True)
+        with mem._store.cold.read():
+            give_up(mem)
+            with pytest.raises(tiermem.StorageError, match="must be reopened"):
+                mem.get("n", "k")
+        assert mem.get("n", "k") == 1
+
+
+def test_threads_that_meet_a_given_up_environment_together(tmp_path: Path) -> None:
+    with tiermem.open(tmp_path / "store") as mem, ThreadPoolExecutor(8) as pool:
+        for number in range(200):
+            mem.put("n", f"k{number}", number)
+        mem.flush()
+
+        def work(number: int) -> None:
+            if number % 50 == 10:
+                mem.put("n", f"k{number % 200}", number % 200, durable=True)
+            elif number % 100 == 0:
+                with mem._store.cold._exclusive:
+                    give_up(mem)
+            assert mem.get_record("n", f"k{number % 200}").value == number % 200
+
+        list(pool.map(work, range(1000)))
+        assert mem.check().ok

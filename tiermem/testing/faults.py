@@ -43,7 +43,8 @@ def sweep(
 
 def _failed_at(folder: Path, case: Case, point: Point, error: str) -> Verdict:
     with fresh(folder) as root, Trial(f"{error} at {point}", root, case, faults=True) as trial:
-        return trial.run(lambda child: Strace.failing(child.pid, folder / "strace.log", point, error))
+        verdict = trial.run(lambda child: Strace.failing(child.pid, folder / "strace.log", point, error))
+    return _named(verdict) if error == "ENOSPC" else verdict
 
 
 def limits(folder: Path, case: Case, rng: random.Random) -> Iterator[Verdict]:
@@ -102,6 +103,11 @@ def _without_room(
     with Trial(f"{where} in steps {first} to {last - 1}", root, case, faults=True) as trial:
         verdict = trial.run(before=before)
     verdict.hit = True
+    return _named(verdict)
+
+
+def _named(verdict: Verdict) -> Verdict:
+    """Where there is no room, every error has to say so."""
     wrong = [error for error in verdict.errors if not error.startswith("StoreFullError") and "reopened" not in error]
     if wrong:
         verdict.problems.append(f"no room is called {wrong[0]}")
