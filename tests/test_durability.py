@@ -18,6 +18,7 @@ import tiermem
 from tiermem.engine import generations, opening
 from tiermem.engine.commit import Committer
 from tiermem.tiers.cold import env
+from tiermem.tiers.vector.faiss_engine import FaissEngine
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="/proc tells what a descriptor is")
 
@@ -48,6 +49,27 @@ def test_the_directories_of_a_new_store_are_durable(tmp_path: Path, durable: lis
         pass
     for folder in (tmp_path, tmp_path / "a", tmp_path / "a" / "b", tmp_path / "a" / "b" / "store"):
         assert f"sync {folder}" in durable
+
+
+@needs_proc
+def test_a_directory_that_was_there_is_durable_with_the_store_in_it(tmp_path: Path, durable: list[str]) -> None:
+    (tmp_path / "store").mkdir()
+    with tiermem.open(tmp_path / "store"):
+        pass
+    assert f"sync {tmp_path}" in durable
+
+
+@needs_proc
+def test_the_directory_of_the_first_segment_is_durable(tmp_path: Path, durable: list[str]) -> None:
+    """Else a power cut takes what is published."""
+    # An engine of one's own is run in this process, where it can be watched; so few rows never reach it.
+    engine = FaissEngine()
+    with tiermem.open(tmp_path / "store", config=tiermem.Config(vector=tiermem.VectorConfig(engine=engine))) as mem:
+        for number in range(20):
+            mem.put("n", f"k{number}", number, vector=[1.0, number])
+        durable.clear()
+        mem.build_index("n")
+    assert durable.index(f"sync {tmp_path / 'store' / 'segments'}") < durable.index(f"sync {tmp_path / 'store'}")
 
 
 @needs_proc

@@ -52,6 +52,16 @@ def sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
+def make_folder(root: Path) -> None:
+    """Make a directory and those it lies in, durably: nothing in it outlives a power cut that it does not."""
+    if root.is_dir():
+        return
+    if not root.parent.is_dir():
+        make_folder(root.parent)
+    root.mkdir(exist_ok=True)
+    sync_folder(root.parent)
+
+
 def remove_old(root: Path, generation: int) -> None:
     """Delete the environments of generations that were left; who still maps one keeps its pages."""
     for folder in root.glob("gen-*"):

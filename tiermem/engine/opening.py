@@ -140,7 +140,7 @@ def _prepare(root: Path, read_only: bool) -> None:
         if not (root / "CURRENT").exists():
             raise IncompatibleFormatError(f"{root} holds no store, and read_only makes none")
         return
-    make_folder(root)
+    generations.make_folder(root)
     if not (root / "CURRENT").exists():
         foreign = [
             name
@@ -154,16 +154,6 @@ def _prepare(root: Path, read_only: bool) -> None:
             )
     for name in ("journals", "clients"):
         (root / name).mkdir(exist_ok=True)
-
-
-def make_folder(root: Path) -> None:
-    """Make a directory and those it lies in, durably: nothing in it outlives a power cut that it does not."""
-    if root.is_dir():
-        return
-    if not root.parent.is_dir():
-        make_folder(root.parent)
-    root.mkdir(exist_ok=True)
-    generations.sync_folder(root.parent)
 
 
 def _open(store: Store, *, verify: bool = False, repair: bool = False) -> None:
@@ -281,6 +271,9 @@ def _create(store: Store) -> None:
             txn.put(b"state", State().pack(), db=cold.dbs.meta)
     finally:
         cold.close()
+    # Whoever made the directory may have died before its name was durable. One that cannot be read is its owner's care.
+    with contextlib.suppress(PermissionError):
+        generations.sync_folder(root.parent)
     generations.publish(root, 1)
 
 

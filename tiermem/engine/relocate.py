@@ -133,7 +133,7 @@ def backup(store: Store, target: str | os.PathLike[str]) -> Path:
     if not store.read_only:
         store.committer.flush()
     with _dressed(f"backup to {root} failed"):
-        opening.make_folder(root)
+        generations.make_folder(root)
         (root / opening.UNFINISHED).touch()
         folder = root / "gen-1"
         folder.mkdir()

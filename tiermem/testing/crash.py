@@ -182,11 +182,15 @@ def _killed_building(folder: Path, seed: int) -> Iterator[Verdict]:
 
 def _without_power(folder: Path, seed: int) -> Iterator[Verdict]:
     cases = _cases(seed, company=[False])
-    return _in_turn([power.sweep(folder / str(number), case) for number, case in enumerate(cases)])
+    streams = [power.sweep(folder / str(number), case) for number, case in enumerate(cases)]
+    segments = Case(HOMES[-1], index=True, seed=seed, length=50)
+    return _in_turn([*streams, power.sweep(folder / "segments", segments, every=4)])
 
 
 def _failing(folder: Path, seed: int) -> Iterator[Verdict]:
-    return _in_turn([faults.sweep(folder / str(number), case) for number, case in enumerate(_cases(seed))])
+    streams = [faults.sweep(folder / str(number), case) for number, case in enumerate(_cases(seed))]
+    segments = Case(HOMES[-1], index=True, seed=seed, length=50)
+    return _in_turn([*streams, faults.sweep(folder / "segments", segments, every=4)])
 
 
 def _limited(folder: Path, seed: int) -> Iterator[Verdict]:

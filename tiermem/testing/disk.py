@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from tiermem.testing.strace import SYNCS
+
 PAGE: Final = 4096
+FORKS: Final = ("clone", "clone3", "fork", "vfork")
 CALLS: Final = (
     *("openat", "close", "mkdir", "rmdir", "rename", "unlink", "unlinkat"),
     *("lseek", "write", "pwrite64", "writev", "pwritev", "ftruncate", "fallocate"),
-    *("mmap", "msync", "fsync", "fdatasync"),
+    *("mmap", *SYNCS),
+    *FORKS,
+    "execve",
 )
 """What has to be recorded."""
 FLAGS: Final = ("-y", "-xx", "-s", str(2**22))
@@ -29,8 +33,9 @@ _FD: Final = re.compile(r"(?:^|, )(\d+)<((?:\\x[0-9a-f]{2})*)>")
 
 
 class Call(NamedTuple):
-    """One system call: what it was called with, as strace writes it, and its result; None if it never returned."""
+    """One system call: who made it, with what, as strace writes it, and its result; None if it never returned."""
 
+    task: int
     name: str
     arguments: str
     result: int | None
@@ -50,26 +55,32 @@ def _unhex(text: str) -> bytes:
     return bytes.fromhex(text.replace("\\x", ""))
 
 
-def calls(log: Path) -> Iterator[Call]:
-    """The calls in a log that strace has written with `FLAGS`, in the order in which they ended."""
-    begun: dict[str, str] = {}
+def calls(log: Path) -> list[Call]:
+    """The calls in a log that strace has written with `FLAGS`, in the order in which they took effect.
+
+    Of a call that takes its time, any instant in between may be the one: a write is taken to happen at its end and a
+    sync at its beginning, which is the worst for what is lost.
+    """
+    begun: dict[int, tuple[int, str]] = {}
+    found: list[tuple[int, Call]] = []
     with log.open(encoding="ascii", errors="replace") as lines:
-        for line in lines:
-            found = _LINE.match(line)
-            if not found:
+        for number, line in enumerate(lines):
+            if not (parts := _LINE.match(line)):
                 continue
-            process, rest = found.groups()
+            task, rest, first = int(parts[1]), parts[2], number
             if rest.endswith("<unfinished ...>"):
-                begun[process] = rest.removesuffix("<unfinished ...>").rstrip()
+                begun[task] = number, rest.removesuffix("<unfinished ...>").rstrip()
                 continue
             if rest.startswith("<... "):
-                rest = begun.pop(process, "") + rest.partition("resumed>")[2]
+                first, before = begun.pop(task, (number, ""))
+                rest = before + rest.partition("resumed>")[2]
             if call := _CALL.match(rest):
                 name, arguments, result = call.groups()
-                yield Call(name, arguments, None if result == "?" else int(result, 0))
-    for rest in begun.values():
-        name, _, arguments = rest.partition("(")
-        yield Call(name, arguments, None)
+                at = first if name in SYNCS else number
+                found.append((at, Call(task, name, arguments, None if result == "?" else int(result, 0))))
+    found.sort(key=lambda one: one[0])
+    left = [Call(task, rest.partition("(")[0], rest.partition("(")[2], None) for task, (_, rest) in begun.items()]
+    return [call for _, call in found] + left
 
 
 @dataclass
@@ -133,21 +144,50 @@ class _Folder:
         self.pending.clear()
 
 
+class _Open(NamedTuple):
+    """An open file, where it is written next, and whether each write is synced."""
+
+    file: _File
+    position: list[int]
+    at_once: bool
+
+
+@dataclass
+class _Process:
+    """What a process has open, by descriptor, and mapped, by address."""
+
+    files: dict[int, _Open] = field(default_factory=dict)
+    maps: dict[int, _File] = field(default_factory=dict)
+
+
 class Disk:
     """The disk under one directory, which is empty and durable to begin with."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._top = _Folder()
-        self._open: dict[int, tuple[_File, list[int], bool]] = {}
-        self._maps: dict[int, _File] = {}
-        self.replayed = 0
+        self._processes: dict[int, _Process] = {}
 
     def replay(self, log: Path) -> None:
-        """Do what a log says."""
-        for call in calls(log):
-            if call.result is None or call.result >= 0:
-                self._do(call)
+        """Do what a log says, which begins with one process that has nothing open here."""
+        done = calls(log)
+        parents = {call.result: call for call in done if call.name in FORKS and call.result}
+        for call in done:
+            if call.result is not None and call.result < 0:
+                continue
+            if call.task not in self._processes:
+                self._processes[call.task] = self._born(parents.get(call.task))
+            if call.name == "execve":
+                # What stays open is not what matters here.
+                self._processes[call.task] = _Process()
+            elif call.name not in FORKS:
+                self._do(call, self._processes[call.task])
+
+    def _born(self, made: Call | None) -> _Process:
+        parent = _Process() if made is None else self._processes.get(made.task, _Process())
+        if made is not None and "CLONE_FILES" in made.arguments:
+            return parent
+        return _Process(dict(parent.files), {})
 
     def _find(self, path: bytes | str) -> tuple[_Folder, str] | None:
         """The directory of a path, and its name in there; None if it lies elsewhere."""
@@ -168,10 +208,10 @@ class Disk:
         place = self._find(path)
         return None if place is None else place[0].names().get(place[1])
 
-    def _do(self, call: Call) -> None:
+    def _do(self, call: Call, process: _Process) -> None:
         name = call.name
         if name == "openat":
-            self._do_open(call)
+            self._do_open(call, process)
         elif name in ("mkdir", "rmdir", "unlink", "unlinkat"):
             place = self._find(call.texts[0])
             if place is not None and call.result is not None:
@@ -183,16 +223,19 @@ class Disk:
                 source[0].pending.append((source[1], None))
                 target[0].pending.append((target[1], entry))
         elif name == "msync":
-            file = self._maps.get(int(call.numbers[0], 0))
+            file = process.maps.get(int(call.numbers[0], 0))
             if file is not None and call.result is not None:
                 file.sync()
                 file.synced.update(range(0, int(call.numbers[1]), PAGE))
         elif (fd := _FD.search(call.arguments)) is not None:
-            self._do_on(call, int(fd[1]), _unhex(fd[2]))
+            self._do_on(call, process, int(fd[1]), _unhex(fd[2]))
 
-    def _do_open(self, call: Call) -> None:
-        place = self._find(call.texts[-1]) if call.texts and call.result is not None else None
-        if place is None or call.result is None:
+    def _do_open(self, call: Call, process: _Process) -> None:
+        if call.result is None:
+            return
+        process.files.pop(call.result, None)
+        place = self._find(call.texts[0])
+        if place is None:
             return
         flags = call.arguments
         file = place[0].names().get(place[1])
@@ -202,25 +245,25 @@ class Disk:
         if isinstance(file, _File):
             if "O_TRUNC" in flags:
                 file.pending.append((0, None))
-            self._open[call.result] = (file, [0], "O_DSYNC" in flags or "O_SYNC" in flags)
+            process.files[call.result] = _Open(file, [0], "O_DSYNC" in flags or "O_SYNC" in flags)
 
-    def _do_on(self, call: Call, fd: int, path: bytes) -> None:
+    def _do_on(self, call: Call, process: _Process, fd: int, path: bytes) -> None:
         name, done = call.name, call.result is not None
         if name in ("fsync", "fdatasync"):
-            entry = self._open[fd][0] if fd in self._open else self._entry(path)
+            entry = process.files[fd].file if fd in process.files else self._entry(path)
             if entry is not None and done:
                 entry.sync()
             return
-        known = self._open.get(fd)
+        known = process.files.get(fd)
         if known is None:
             return
         file, position, at_once = known
         if name == "close":
-            self._open.pop(fd)
+            process.files.pop(fd)
         elif name == "mmap":
             if "MAP_SHARED" in call.arguments and "PROT_WRITE" in call.arguments and call.result is not None:
                 file.mapped = True
-                self._maps[call.result] = file
+                process.maps[call.result] = file
         elif name == "lseek":
             position[0] = call.result or 0
         elif not done and name in ("fallocate", "ftruncate"):
@@ -251,7 +294,6 @@ class Disk:
             offset, data = offset + size, data[size:]
         if at_once and call.result is not None:
             file.sync()
-        self.replayed += 1
 
     # ---------------------------------------------------------------------------------------------------- outcomes
 

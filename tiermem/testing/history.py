@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any, Final, NamedTuple, TypeAlias
 
-import tiermem
-from tiermem import Config, Memory
+from tiermem import Memory
 
 State: TypeAlias = dict[str, dict[str, Any]]
 """Namespace to key to value. A record of a stream goes by its value, one with a vector is `[value, vector]`."""
@@ -219,11 +217,3 @@ def differences(found: State, wanted: State) -> str:
         if found.get(name, {}).get(key) != wanted.get(name, {}).get(key)
     ]
     return "; ".join(lines[:10]) + (f"; and {len(lines) - 10} more" if len(lines) > 10 else "")
-
-
-def reopen(mem: Memory | None, root: str, config: Config | None = None) -> Memory:
-    """Close a store, whatever that says, and open it again."""
-    if mem is not None:
-        with contextlib.suppress(tiermem.TiermemError):
-            mem.close()
-    return tiermem.open(root, config=config)
