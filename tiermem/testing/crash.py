@@ -169,7 +169,7 @@ def _killed_at_lines(folder: Path, seed: int) -> Iterator[Verdict]:
     rng = random.Random(seed)
     cases = _cases(seed)
     return _in_turn(
-        [lines(folder / str(n), case, every=97, start=rng.randrange(1, 97)) for n, case in enumerate(cases)]
+        [lines(folder / str(n), case, every=997, start=rng.randrange(1, 997)) for n, case in enumerate(cases)]
     )
 
 
