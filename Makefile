@@ -13,11 +13,12 @@ BENCH_FULL := $(VENV)/.stamp-bench-full
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test lint types cov slow bench bench-full format clean distclean
+.PHONY: help demo test test-crash lint types cov slow bench bench-full format clean distclean
 
 help:
 	@echo 'make demo    run the demonstration (ARGS="..." is passed on)'
 	@echo 'make test    lint, types, layers, then every test under branch coverage'
+	@echo 'make test-crash  the long sweeps of crashes, faults and power cuts (ARGS="..." is passed on)'
 	@echo 'make lint    ruff and the import layers'
 	@echo 'make types   mypy --strict'
 	@echo 'make cov     every test under branch coverage (ARGS="..." goes to pytest)'
@@ -45,6 +46,9 @@ demo: $(DEV)
 	@$(BIN)/tiermem demo --path demo-store $(ARGS)
 
 test: lint types cov
+
+test-crash: $(DEV)
+	$(BIN)/python -m tiermem.testing.crash $(ARGS)
 
 lint: $(DEV)
 	$(BIN)/ruff check .

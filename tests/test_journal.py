@@ -469,6 +469,24 @@ def test_a_file_system_that_refuses(
     assert os.listdir(path.parent) == [], "something was left behind"
 
 
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
+@pytest.mark.parametrize("call", ["fsync", "rename", "open"])
+def test_a_journal_that_cannot_be_put_into_service(
+    journal: Journal, path: Path, monkeypatch: pytest.MonkeyPatch, call: str, code: int
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(module.os, call, refuse)
+        kind = StoreFullError if code == errno.ENOSPC else StorageError
+        with pytest.raises(kind, match="put into service") as caught:
+            journal.publish(path)
+    assert isinstance(caught.value.__cause__, OSError)
+    journal.publish(path)
+    assert path.exists()
+
+
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(StorageError):
         Journal.create(tmp_path / "absent" / "000.journal", CAPACITY)

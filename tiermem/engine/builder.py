@@ -158,6 +158,8 @@ def build(env: ColdEnv, shelf: Shelf, job: Job, engine_for: Callable[[int], Vect
             synced.result()
         fresh[0].rename(rows_path)
         sync_folder(shelf.folder)
+        # Whoever made the folder may have died before its name was durable.
+        sync_folder(shelf.folder.parent)
         return Built(total, seal, graph, info.id)
     finally:
         for path in fresh:

@@ -37,8 +37,9 @@ def publish(root: Path, generation: int) -> None:
         file.write(f"{_MARKER}gen-{generation}\n")
         file.flush()
         os.fsync(file.fileno())
-    fresh.rename(root / "CURRENT")
+    # What is named has to be there: the names of two directories may reach the disk in either order.
     sync_folder(root / f"gen-{generation}")
+    fresh.rename(root / "CURRENT")
     sync_folder(root)
 
 
@@ -49,6 +50,16 @@ def sync_folder(folder: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def make_folder(root: Path) -> None:
+    """Make a directory and those it lies in, durably: nothing in it outlives a power cut that it does not."""
+    if root.is_dir():
+        return
+    if not root.parent.is_dir():
+        make_folder(root.parent)
+    root.mkdir(exist_ok=True)
+    sync_folder(root.parent)
 
 
 def remove_old(root: Path, generation: int) -> None:

@@ -19,9 +19,9 @@ from tiermem.errors import (
     CorruptionError,
     IncompatibleFormatError,
     InvalidArgument,
-    StorageError,
     TiermemError,
     TimeDomainMismatch,
+    file_error,
 )
 from tiermem.protocols import Clock, Embedder
 from tiermem.tiers.cold import ColdEnv, Writer
@@ -59,7 +59,7 @@ def acquire(
             _prepare(root, read_only)
             place = root.stat()
         except OSError as exc:
-            raise StorageError(f"{root} cannot be opened: {exc}") from exc
+            raise file_error(exc)(f"{root} cannot be opened: {exc}") from exc
         known = _registry.get((place.st_dev, place.st_ino))
         if known is not None:
             _compatible(known, config, clock, embedder, read_only)
@@ -68,8 +68,11 @@ def acquire(
         store = Store(root.resolve(), config or Config(), clock, embedder, read_only)
         try:
             _open(store, verify=verify, repair=repair)
+        except TiermemError:
+            # Of which one is an OSError as well: a lock that was not granted in time.
+            raise
         except OSError as exc:
-            raise StorageError(f"{root} cannot be opened: {exc}") from exc
+            raise file_error(exc)(f"{root} cannot be opened: {exc}") from exc
         store.users = 1
         if not read_only:
             store.committer.start()
@@ -138,7 +141,7 @@ def _prepare(root: Path, read_only: bool) -> None:
         if not (root / "CURRENT").exists():
             raise IncompatibleFormatError(f"{root} holds no store, and read_only makes none")
         return
-    root.mkdir(parents=True, exist_ok=True)
+    generations.make_folder(root)
     if not (root / "CURRENT").exists():
         foreign = [
             name
@@ -168,15 +171,16 @@ def _open(store: Store, *, verify: bool = False, repair: bool = False) -> None:
         cold = ColdEnv(root, generation, store.config.cold, read_only=store.read_only)
         with contextlib.ExitStack() as on_failure:
             on_failure.callback(cold.close)
-            with cold.read() as snapshot:
-                identity = snapshot.identity()
-            if identity.moved_to and not store.read_only:
-                # A compaction had committed its move and died before saying so.
+            identity = _identity(cold)
+            while identity.moved_to:
+                # A compaction had committed its move and died, or failed, before saying so.
                 on_failure.pop_all().close()
-                generations.publish(root, identity.moved_to)
                 generation = identity.moved_to
-                cold = ColdEnv(root, generation, store.config.cold)
+                if not store.read_only:
+                    generations.publish(root, generation)
+                cold = ColdEnv(root, generation, store.config.cold, read_only=store.read_only)
                 on_failure.callback(cold.close)
+                identity = _identity(cold)
             if identity.format > STORE_FORMAT:
                 raise IncompatibleFormatError(
                     f"{root} has store format {identity.format}; this version reads up to {STORE_FORMAT}"
@@ -197,6 +201,11 @@ def _open(store: Store, *, verify: bool = False, repair: bool = False) -> None:
     for attach in (ref() for ref in store.reopened):
         if attach is not None:
             attach()
+
+
+def _identity(cold: ColdEnv) -> Identity:
+    with cold.read() as snapshot:
+        return snapshot.identity()
 
 
 def set_aside(store: Store) -> list[str]:
@@ -263,6 +272,9 @@ def _create(store: Store) -> None:
             txn.put(b"state", State().pack(), db=cold.dbs.meta)
     finally:
         cold.close()
+    # Whoever made the directory may have died before its name was durable. One that cannot be read is its owner's care.
+    with contextlib.suppress(PermissionError):
+        generations.sync_folder(root.parent)
     generations.publish(root, 1)
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tiermem.codec.frame import Frame
 from tiermem.codec.serialize import decode
 from tiermem.engine import generations, opening, segments
-from tiermem.errors import InvalidArgument, StorageError
+from tiermem.errors import InvalidArgument, TiermemError, file_error
 from tiermem.tiers.cold import ColdEnv
 from tiermem.tiers.cold.layout import pack_row
 from tiermem.tiers.cold.rebuild import Rebuild
@@ -29,10 +30,11 @@ def compact(store: Store) -> int:
     store.committer.upkeep.run()
     folder = store.root / "segments"
     before = (store.cold.path / "data.mdb").stat().st_size + segments.file_bytes(folder)
-    if folder.is_dir():
-        segments.tidy(store)
-    # The copy is of the last commit: what its transaction would have drained is drained again there.
-    _move(store, lambda _, generation: store.cold.copy(store.root / f"gen-{generation}"))
+    with _dressed(f"{store.root} cannot be compacted"):
+        if folder.is_dir():
+            segments.tidy(store)
+        # The copy is of the last commit: what its transaction would have drained is drained again there.
+        _move(store, lambda _, generation: store.cold.copy(store.root / f"gen-{generation}"))
     return before - (store.cold.path / "data.mdb").stat().st_size - segments.file_bytes(folder)
 
 
@@ -54,8 +56,21 @@ def rebuild(store: Store) -> list[str]:
         finally:
             fresh.close()
 
-    _move(store, fill)
+    with _dressed(f"{store.root} cannot be rebuilt"):
+        _move(store, fill)
     return lost
+
+
+@contextmanager
+def _dressed(what: str) -> Iterator[None]:
+    """An error of the file system inside is one of ours, and begins with `what`."""
+    try:
+        yield
+    except TiermemError:
+        # Of which one is an OSError as well: a lock that was not granted in time.
+        raise
+    except OSError as exc:
+        raise file_error(exc)(f"{what}: {exc}") from exc
 
 
 def _move(store: Store, fill: Callable[[Writer, int], None]) -> None:
@@ -85,7 +100,7 @@ def _move(store: Store, fill: Callable[[Writer, int], None]) -> None:
         try:
             store.committer.leave(move)
         except BaseException:
-            if folder != store.root:
+            if folder != store.root and not _perhaps_left(store, generation):
                 shutil.rmtree(folder, ignore_errors=True)
             raise
         generations.publish(store.root, generation)
@@ -93,6 +108,18 @@ def _move(store: Store, fill: Callable[[Writer, int], None]) -> None:
         store.move_to(generation)
         generations.remove_old(store.root, generation)
     store.committer.flush()
+
+
+def _perhaps_left(store: Store, generation: int) -> bool:
+    """Whether the present environment says that it was left, or cannot be asked: a commit that failed may stand.
+
+    What is kept in vain the next opening removes.
+    """
+    try:
+        with store.cold.read() as snapshot:
+            return snapshot.identity().moved_to == generation
+    except TiermemError:
+        return True
 
 
 def backup(store: Store, target: str | os.PathLike[str]) -> Path:
@@ -106,8 +133,8 @@ def backup(store: Store, target: str | os.PathLike[str]) -> Path:
         raise InvalidArgument(f"{root} exists and is not an empty directory")
     if not store.read_only:
         store.committer.flush()
-    try:
-        root.mkdir(parents=True, exist_ok=True)
+    with _dressed(f"backup to {root} failed"):
+        generations.make_folder(root)
         (root / opening.UNFINISHED).touch()
         folder = root / "gen-1"
         folder.mkdir()
@@ -117,8 +144,6 @@ def backup(store: Store, target: str | os.PathLike[str]) -> Path:
             for name in ("journals", "clients", "segments"):
                 (root / name).mkdir()
             files.write(root / "segments")
-    except OSError as exc:
-        raise StorageError(f"backup to {root} failed: {exc}") from exc
     copy = ColdEnv(root, 1, store.config.cold)
     try:
         with copy.read() as snapshot:
@@ -133,8 +158,9 @@ def backup(store: Store, target: str | os.PathLike[str]) -> Path:
         segments.verify_copies(store, copy, root / "segments")
     finally:
         copy.close()
-    generations.publish(root, 1)
-    Control(root).close()
-    (root / opening.UNFINISHED).unlink()
-    generations.sync_folder(root)
+    with _dressed(f"backup to {root} failed"):
+        generations.publish(root, 1)
+        Control(root).close()
+        (root / opening.UNFINISHED).unlink()
+        generations.sync_folder(root)
     return root

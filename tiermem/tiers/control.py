@@ -320,13 +320,13 @@ class Control:
             # Full: the sleeper has been rung already.
             return
         except OSError as exc:
-            if exc.errno not in (errno.ENXIO, errno.EPIPE, errno.ENOENT):
-                raise
-            # Nobody holds the other end: the waiter died and left its mark behind.
             if fd >= 0:
                 os.close(fd)
             self._bells.pop(slot, None)
-            self._map[_WAITING + slot] = 0
+            if exc.errno in (errno.ENXIO, errno.EPIPE, errno.ENOENT):
+                # Nobody holds the other end: the waiter died and left its mark behind.
+                self._map[_WAITING + slot] = 0
+            # Anything else says nothing of the commit, which stands; who sleeps looks again by itself after a nap.
 
     def close(self) -> None:
         """Give up the slot. The page stays mapped while another thread still looks at it."""

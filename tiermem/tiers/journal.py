@@ -144,20 +144,23 @@ class Journal:
         self.applied = 0
 
     def publish(self, path: Path) -> None:
-        """Make the header durable, then let the file take the place of `path`, at once and durably."""
-        self._map.flush(0, HEADER_BYTES)
-        os.rename(self.path, path)
-        self.path = path
-        self.sync()
+        """Make the header durable, then let the file take the place of `path`, at once and durably.
 
-    def sync(self) -> None:
-        """Make the header and the file's name durable."""
-        self._map.flush(0, HEADER_BYTES)
-        folder = os.open(self.path.parent, os.O_RDONLY)
+        Raises:
+            StoreFullError: there is no room for that.
+            StorageError: the file system refuses. The file then has its old name, or the new one.
+        """
         try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+            self._map.flush(0, HEADER_BYTES)
+            os.rename(self.path, path)
+            self.path = path
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except OSError as exc:
+            raise file_error(exc)(f"journal {path.name} cannot be put into service: {exc}") from exc
 
     @property
     def head(self) -> int:

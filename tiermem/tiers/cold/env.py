@@ -6,6 +6,7 @@ import errno
 import os
 import resource
 import struct
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -44,6 +45,8 @@ _CUT_SHORT: Final = (os.strerror(errno.EIO), os.strerror(errno.EINVAL))
 _MARGIN: Final = 2**21
 _LOCK_BYTES: Final = 128
 _PAUSE: Final = 0.0005
+_PATIENCE: Final = 1.0
+"""Seconds for readers to leave an environment that has to be opened again."""
 _DAMAGE: Final = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError)
 
 
@@ -177,6 +180,8 @@ class _Reading(Snapshot):
             self.txn = env.begin(buffers=True)
         except lmdb.Error as exc:
             env.readers.discard(self)
+            if env.mend(exc):
+                return self.__enter__()
             raise translate(exc, env.path) from exc
         return self
 
@@ -207,6 +212,9 @@ class ColdEnv:
         self.read_only = read_only
         self.closing = False
         self.readers: set[object] = set()
+        # Held by a write transaction, and while the environment is closed and opened again.
+        self._exclusive = threading.RLock()
+        self._lost = False
         self.rows_read = 0
         if not create:
             problem = check_file(path / "data.mdb")
@@ -262,8 +270,7 @@ class ColdEnv:
             self.readers.add(reader)
             if self.closing:
                 self.readers.discard(reader)
-                with self.read() as snapshot:
-                    return snapshot.stamp, snapshot.value(key)
+                return self._value(key)
             txn = self.begin(buffers=True)
             try:
                 row = txn.get(key, db=self.dbs.records)
@@ -272,20 +279,63 @@ class ColdEnv:
             finally:
                 txn.abort()
         except lmdb.Error as exc:
+            self.readers.discard(reader)
+            if self.mend(exc):
+                return self._value(key)
             raise translate(exc, self.path) from exc
         finally:
             self.readers.discard(reader)
 
+    def _value(self, key: bytes) -> tuple[int, Value | None]:
+        with self.read() as snapshot:
+            return snapshot.stamp, snapshot.value(key)
+
     @contextmanager
     def write(self) -> Iterator[Any]:
         """A context manager around the write transaction: commits (with fsync), or aborts on an error."""
-        if self.closing:
-            raise ClosedError("the store was closed")
+        with self._exclusive:
+            if self.closing:
+                raise ClosedError("the store was closed")
+            try:
+                with self._begin_write() as txn:
+                    yield txn
+            except lmdb.Error as exc:
+                raise translate(exc, self.path) from exc
+
+    def _begin_write(self) -> Any:
         try:
-            with self._env.begin(write=True, buffers=True) as txn:
-                yield txn
+            return self._env.begin(write=True, buffers=True)
         except lmdb.Error as exc:
-            raise translate(exc, self.path) from exc
+            if self.mend(exc):
+                return self._env.begin(write=True, buffers=True)
+            raise
+
+    def mend(self, exc: lmdb.Error) -> bool:
+        """Open the environment again if LMDB has given it up; False if that is not what `exc` says, or is not possible.
+
+        LMDB answers everything with MDB_PANIC once the meta page of a commit could not be written, and goes on from
+        the last commit that stands when it is opened anew. The caller has no transaction open.
+        """
+        if not isinstance(exc, lmdb.PanicError) and not (self._lost and "closed/deleted" in str(exc)):
+            return False
+        broken = self._env
+        with self._exclusive:
+            if self._env is not broken or self.closing:
+                return not self.closing
+            self.paused = self.closing = True
+            try:
+                deadline = time.monotonic() + _PATIENCE
+                while self.readers:
+                    if time.monotonic() > deadline:
+                        return False
+                    time.sleep(_PAUSE)
+                self._lost = True
+                self._env.close()
+                self._connect(create=False)
+                self._lost = False
+            finally:
+                self.closing = self.paused = False
+        return True
 
     def copy(self, target: Path) -> None:
         """A compacted copy of the newest commit in the existing directory `target`, fsynced."""
@@ -315,7 +365,8 @@ class ColdEnv:
 
     def close(self) -> None:
         """Close once every reader has left; idempotent."""
-        self.closing = True
+        with self._exclusive:
+            self.closing = True
         while self.readers:
             time.sleep(_PAUSE)
         self._env.close()
@@ -325,6 +376,7 @@ class ColdEnv:
 
         The caller holds off every writer.
         """
+        self._exclusive.acquire()
         self.paused = self.closing = True
         while self.readers:
             time.sleep(_PAUSE)
@@ -337,3 +389,4 @@ class ColdEnv:
             self.closing = False
         finally:
             self.paused = False
+            self._exclusive.release()
