@@ -21,7 +21,7 @@ from tiermem.testing.history import SOON, Legal, State, Step, contents, perform,
 from tiermem.testing.strace import Strace
 from tiermem.tiers import journal
 
-HOMES: Final = ("inline", "thread")
+HOMES: Final = ("inline", "thread", "helper")
 """Where commits may be made, by `ColdConfig.committer`."""
 COMPANY: Final = "company"
 """The namespace of everybody but the client."""
