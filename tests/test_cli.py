@@ -27,8 +27,8 @@ from tiermem.cli import jsonform, main, records, transfer
 
 NS = "desk/obs"
 COMMANDS = (
-    *("demo", "stats", "namespaces", "check", "index", "compact", "backup", "get", "put", "delete", "scan", "latest"),
-    *("search", "changes", "export", "import"),
+    *("demo", "stats", "namespaces", "check", "repair", "index", "compact", "backup", "get", "put", "delete", "scan"),
+    *("latest", "search", "changes", "export", "import"),
 )
 
 
@@ -167,6 +167,7 @@ def test_a_mistake_is_told_in_one_line(cli: Cli, store: Path, argv: tuple[str, .
         ("stats", "P"),
         ("namespaces", "P"),
         ("check", "P"),
+        ("repair", "P"),
         ("index", "P", "desk/obs"),
         ("compact", "P"),
         ("backup", "P", "P-copy"),

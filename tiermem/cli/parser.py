@@ -86,6 +86,8 @@ def _add_whole_store(command: Callable[..., ArgumentParser]) -> None:
     check = command("check", upkeep.check, "audit pages, frames, checksums, indexes and counters; 1 if not clean")
     check.add_argument("--repair", action="store_true", help="rebuild what can be derived from intact records")
 
+    command("repair", upkeep.repair, "save what is intact of a damaged store, and list what was lost")
+
     index = command("index", upkeep.index, "gather the vectors of namespaces in one segment each, now")
     index.add_argument("namespaces", nargs="*", metavar="NAMESPACE", help="all that hold vectors if left out")
 

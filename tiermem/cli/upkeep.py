@@ -1,4 +1,4 @@
-"""Commands on a whole store: demo, stats, namespaces, check, index, compact, backup."""
+"""Commands on a whole store: demo, stats, namespaces, check, repair, index, compact, backup."""
 
 from __future__ import annotations
 
@@ -98,6 +98,23 @@ def check(options: Namespace) -> int:
             ("verdict", "clean" if report.ok else f"{len(report.problems)} problem(s)"),
         ]
         show_table(f"check of {options.path}", ("checked", "found"), rows)
+    return OK if report.ok else FINDING
+
+
+def repair(options: Namespace) -> int:
+    with open_store(options, write=True, repair=True) as mem:
+        report = mem.check(repair=True)
+    if options.json:
+        put_json({"ok": report.ok, **asdict(report)})
+    else:
+        rows = [
+            ("records", f"{report.records:,}"),
+            ("vectors", f"{report.vectors:,}"),
+            *(("repaired", what) for what in report.repaired),
+            *(("PROBLEM", problem) for problem in report.problems),
+            ("verdict", "sound" if report.ok else f"{len(report.problems)} problem(s) left"),
+        ]
+        show_table(f"repair of {options.path}", ("what", "found"), rows)
     return OK if report.ok else FINDING
 
 

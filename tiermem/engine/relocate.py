@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from tiermem.codec.frame import Frame
 from tiermem.codec.serialize import decode
-from tiermem.engine import generations, opening, segments
+from tiermem.engine import generations, opening, segments, verification
 from tiermem.errors import InvalidArgument, StorageError
 from tiermem.tiers.cold import ColdEnv
 from tiermem.tiers.cold.layout import pack_row
@@ -133,7 +133,9 @@ def backup(store: Store, target: str | os.PathLike[str]) -> Path:
     finally:
         copy.close()
     generations.publish(root, 1)
-    Control(root).close()
+    control = Control(root)
+    verification.note_copy(control, folder, 1)
+    control.close()
     (root / opening.UNFINISHED).unlink()
     generations.sync_folder(root)
     return root
