@@ -115,6 +115,9 @@ def _add_records(command: Callable[..., ArgumentParser]) -> None:
     delete = command("delete", records.delete, "remove a record; 1 if there is none")
     _record(delete)
     _if_version(delete)
+    delete.add_argument(
+        "--erase", action="store_true", help="leave no byte of what was deleted there in any file; costs a compaction"
+    )
 
     scan = command("scan", records.scan, "list records in the order of their keys")
     scan.add_argument("namespace", metavar="NAMESPACE")

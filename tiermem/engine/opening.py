@@ -314,6 +314,9 @@ def _close(store: Store) -> None:
     with store.commit_lock, store.lock:
         store.hot.close(_after_close)
         if store.journal is not None:
+            if store.journal.wiped != store.control.generation:
+                # Somebody erased something, and this client did nothing since.
+                store.journal.wipe(store.control.generation)
             store.journal.close()
             store.journal = None
     if not store.read_only:

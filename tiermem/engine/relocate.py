@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from tiermem.codec.frame import Frame
 from tiermem.codec.serialize import decode
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from tiermem.engine.store import Store
     from tiermem.tiers.cold import Writer
 
+PATIENCE: Final = opening.OPEN_TIMEOUT
+
 
 def compact(store: Store) -> int:
     """Rewrite L3 without its free pages and return the space; the bytes gained."""
@@ -31,7 +33,7 @@ def compact(store: Store) -> int:
     if folder.is_dir():
         segments.tidy(store)
     # The copy is of the last commit: what its transaction would have drained is drained again there.
-    _move(store, lambda _, generation: store.cold.copy(store.root / f"gen-{generation}"))
+    move(store, lambda _, generation: store.cold.copy(store.root / f"gen-{generation}"))
     return before - (store.cold.path / "data.mdb").stat().st_size - segments.file_bytes(folder)
 
 
@@ -53,21 +55,21 @@ def rebuild(store: Store) -> list[str]:
         finally:
             fresh.close()
 
-    _move(store, fill)
+    move(store, fill)
     return lost
 
 
-def _move(store: Store, fill: Callable[[Writer, int], None]) -> None:
+def move(store: Store, fill: Callable[[Writer, int], None]) -> None:
     """Make the next generation by `fill` and leave the present one for it.
 
     The old environment is marked as left in the transaction that held off every other writer, so no
     write can be lost to it; processes that still have it open move when they next write or look.
     """
-    with store.move_lock, exclusive(store.root / "open.lock", opening.OPEN_TIMEOUT):
+    with store.move_lock, exclusive(store.root / "open.lock", PATIENCE):
         generation = 0
         folder = store.root
 
-        def move(writer: Writer) -> None:
+        def leave(writer: Writer) -> None:
             # Another process may have moved on meanwhile: the transaction says where the store is.
             nonlocal generation, folder
             generation = writer.env.generation + 1
@@ -82,7 +84,7 @@ def _move(store: Store, fill: Callable[[Writer, int], None]) -> None:
             generations.sync_folder(store.root)
 
         try:
-            store.committer.leave(move)
+            store.committer.leave(leave)
         except BaseException:
             if folder != store.root:
                 shutil.rmtree(folder, ignore_errors=True)
