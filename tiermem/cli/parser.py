@@ -96,6 +96,9 @@ def _add_whole_store(command: Callable[..., ArgumentParser]) -> None:
     backup = command("backup", upkeep.backup, "copy the store, as it is at one moment, into a new directory")
     backup.add_argument("target", metavar="TARGET", help="the directory to be made")
 
+    restore = command("restore", upkeep.restore, "verify a backup and make a store of it in a new directory")
+    restore.add_argument("target", metavar="TARGET", help="the directory to be made; PATH, the backup, stays as it is")
+
 
 def _add_records(command: Callable[..., ArgumentParser]) -> None:
     get = command("get", records.get, "show a record; 1 if there is none")

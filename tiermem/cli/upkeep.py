@@ -1,4 +1,4 @@
-"""Commands on a whole store: demo, stats, namespaces, check, repair, index, compact, backup."""
+"""Commands on a whole store: demo, stats, namespaces, check, repair, index, compact, backup, restore."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import tiermem
-from tiermem.cli.outcome import FINDING, INTERRUPTED, OK
+from tiermem.cli.outcome import FINDING, INTERRUPTED, OK, BadUsage, complain
 from tiermem.cli.screen import console, put_json, rows_done, show_table
 from tiermem.cli.stores import open_store
 
@@ -152,4 +152,23 @@ def backup(options: Namespace) -> int:
         put_json({"path": str(path)})
     else:
         sys.stdout.write(f"backed up to {path}\n")
+    return OK
+
+
+def restore(options: Namespace) -> int:
+    with open_store(options, verify=True) as mem:
+        if mem.stats().writes.pending:
+            raise BadUsage(
+                f"{options.path} is no backup: clients left writes in its journals; open it for writing first"
+            )
+        report = mem.check()
+        if not report.ok:
+            complain(options, f"{options.path} is damaged: {'; '.join(report.problems)}"[:2000])
+            return FINDING
+        path = mem.backup(Path(options.target))
+        records = sum(mem.stats().namespaces.values())
+    if options.json:
+        put_json({"path": str(path), "records": records})
+    else:
+        sys.stdout.write(f"{records:,} records restored to {path}\n")
     return OK
