@@ -295,12 +295,19 @@ class ColdEnv:
     def sizes(self) -> tuple[int, int, int]:
         """(bytes in use, bytes of the file, transactions the oldest reader is behind)."""
         info, page = self._env.info(), self._env.stat()["psize"]
-        oldest = int(info["last_txnid"])
-        for line in self._env.readers().splitlines()[1:]:
-            last = line.split()[-1]
-            oldest = min(oldest, int(last) if last.isdigit() else oldest)
         used = (int(info["last_pgno"]) + 1) * int(page)
-        return used, (self.path / "data.mdb").stat().st_size, int(info["last_txnid"]) - oldest
+        return used, (self.path / "data.mdb").stat().st_size, self.oldest_reader()[0]
+
+    def oldest_reader(self) -> tuple[int, int]:
+        """(transactions the oldest reader is behind, its process); (0, 0) if nobody reads or nobody is behind."""
+        newest = int(self._env.info()["last_txnid"])
+        oldest, process = newest, 0
+        for line in self._env.readers().splitlines()[1:]:
+            # Process, thread, transaction: the last one is a dash where nothing is being read.
+            fields = line.split()
+            if fields[-1].isdigit() and int(fields[-1]) < oldest:
+                oldest, process = int(fields[-1]), int(fields[0])
+        return newest - oldest, process
 
     def close(self) -> None:
         """Close once every reader has left; idempotent."""
