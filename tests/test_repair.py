@@ -139,6 +139,61 @@ def test_no_bit_of_a_meta_page_can_lie(bases: dict[bool, Path], closed: Path) ->
             assert mem.get("plain", "new") == 1
 
 
+def numbered(tmp_path: Path, least: int) -> tuple[Path, int]:
+    """A closed store whose newest transaction has its second bit set, and the place of its number in the file."""
+    path = tmp_path / "store"
+    with tiermem.open(path, config=victim.CONFIG) as mem:
+        for number in range(100):
+            mem.put("a", "k", number, durable=True)
+            with PageFile(data_of(path)) as file:
+                newest = file.metas[-1].txn
+            if newest >= least and newest & 2 and mem.get("a", "k") == number:
+                break
+    with PageFile(data_of(path)) as file:
+        assert file.metas[-1].txn == newest
+    return path, newest % 2 * PAGE + META_BYTES - 8
+
+
+def test_a_meta_page_that_passes_for_an_older_one_is_refused(tmp_path: Path) -> None:
+    """LMDB would begin with the commit before, as if the last had never been."""
+    path, place = numbered(tmp_path, 20)
+    with data_of(path).open("r+b") as file:
+        file.seek(place)
+        number = file.read(1)[0]
+        file.seek(place)
+        file.write(bytes((number ^ 2,)))
+    with pytest.raises(tiermem.CorruptionError, match="last commit"):
+        tiermem.open(path, config=victim.CONFIG)
+
+
+def test_a_commit_whose_meta_page_could_not_be_written_never_was(tmp_path: Path) -> None:
+    """What LMDB leaves behind then: the roots of the commit under the number the page had before."""
+    path = tmp_path / "store"
+    with tiermem.open(path, config=victim.CONFIG) as mem:
+        for number in range(30):
+            mem.put("a", "k", number, durable=True)
+        control = (path / "control").read_bytes()
+        with PageFile(data_of(path)) as file:
+            older, newer = file.metas
+        mem.put("a", "k", "failed", durable=True)
+    raw = bytearray(data_of(path).read_bytes())
+    at = older.txn % 2 * PAGE + META_BYTES - 16
+    raw[at : at + 16] = older.last_page.to_bytes(8, sys.byteorder) + older.txn.to_bytes(8, sys.byteorder)
+    data_of(path).write_bytes(raw)
+    (path / "control").write_bytes(control)
+    with PageFile(data_of(path)) as file:
+        assert file.metas[-1].txn == newer.txn
+        assert file.leads_further()
+    with tiermem.open(path, config=victim.CONFIG) as mem:
+        # The journal still has it: only the commit failed.
+        assert mem.get("a", "k") == "failed"
+        for number in range(30):
+            mem.put("a", "k", number, durable=True)
+            assert check_file(data_of(path)) == ""
+    with tiermem.open(path, config=victim.CONFIG, verify=True) as mem:
+        assert mem.get("a", "k") == 29
+
+
 def test_meta_pages_agree_through_commits_aborts_and_readers(tmp_path: Path) -> None:
     """What one meta page is held against the other by holds whatever is done."""
     path = tmp_path / "store"

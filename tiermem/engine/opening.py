@@ -168,6 +168,9 @@ def _open(store: Store, *, verify: bool = False, repair: bool = False, forked: b
         cold = ColdEnv(root, generation, store.config.cold, read_only=store.read_only)
         with contextlib.ExitStack() as on_failure:
             on_failure.callback(cold.close)
+            if not (made or forked or verify or repair) and verification.doubted(store.control, cold):
+                # Before anything is read: what leads to the wrong place may end this process.
+                verification.verify_pages(cold.path)
             with cold.read() as snapshot:
                 identity = snapshot.identity()
             if identity.moved_to and not store.read_only:
@@ -199,14 +202,14 @@ def _open(store: Store, *, verify: bool = False, repair: bool = False, forked: b
 
 
 def _look_at(store: Store, generation: int, *, verify: bool, repair: bool) -> int:
-    """Walk the pages of the generation about to be opened where that is asked for or due; which one to open.
+    """Walk the pages of the generation about to be opened where that is asked for; which one to open.
 
     With `repair` a damaged one is replaced by what can be saved of it.
     """
     folder = store.root / f"gen-{generation}"
     # Beside others nothing can be repaired, nor is there a need: what they have open, they have looked at.
     repair = repair and not store.read_only and not store.control.live()
-    if not (verify or repair or verification.doubted(store.control, folder, generation)):
+    if not (verify or repair):
         return generation
     try:
         verification.verify_pages(folder)
@@ -254,6 +257,7 @@ def _settle_in(store: Store) -> None:
     """Replay every journal and start from the newest commit."""
     store.control.stale[0] = 0
     with store.cold.read() as snapshot:
+        verification.check_announced(store.control, snapshot)
         state = snapshot.state()
         for number, data in snapshot.dictionaries():
             store.compressor.add(number, data)

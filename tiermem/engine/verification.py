@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Final
 
 from tiermem.errors import CorruptionError, StorageError, TiermemError
 from tiermem.tiers.cold.env import check_file
+from tiermem.tiers.cold.pages import PageFile
 from tiermem.tiers.cold.walking import newest_commit, walk_apart
 
 if TYPE_CHECKING:
     from tiermem.engine.store import Store
+    from tiermem.tiers.cold import ColdEnv, Snapshot
     from tiermem.tiers.control import Control
 
 SMALL: Final = 64 * 2**20
@@ -42,12 +44,25 @@ def note_copy(control: Control, folder: Path, generation: int) -> None:
     control.words[CLOSED] = generation << _GENERATION_SHIFT | newest_commit(folder / "data.mdb")[0]
 
 
-def doubted(control: Control, folder: Path, generation: int) -> bool:
-    """True if a small store was not closed cleanly, and nobody else has it open."""
-    newest, size = newest_commit(folder / "data.mdb")
-    if control.words[CLOSED] == generation << _GENERATION_SHIFT | newest or size >= SMALL:
+def doubted(control: Control, cold: ColdEnv) -> bool:
+    """True if a small store that was just opened had not been closed cleanly, and nobody else has it open."""
+    if control.words[CLOSED] == cold.newest_stamp():
         return False
-    return not control.live()
+    return (cold.path / "data.mdb").stat().st_size < SMALL and not control.live()
+
+
+def check_announced(control: Control, snapshot: Snapshot) -> None:
+    """Hold the newest commit against the one that was announced last.
+
+    Raises:
+        CorruptionError: that one is missing, and the meta pages tell why.
+    """
+    env = snapshot.env
+    if control.generation != env.generation or control.announced <= snapshot.state().next_sequence:
+        return
+    with PageFile(env.path / "data.mdb") as file:
+        if len(file.metas) == 2 and file.leads_further():
+            raise CorruptionError(f"{env.path / 'data.mdb'} has a damaged meta page: the last commit is missing")
 
 
 def damage_of(folder: Path) -> list[str]:

@@ -81,23 +81,23 @@ def points(bases: dict[bool, Path], count: int, seed: int) -> Iterator[Point]:
     """`count` seeded points, the groups in turn."""
     chosen = random.Random(seed)
     data = "gen-1/data.mdb"
-    raw = (bases[False] / data).read_bytes()
+    sizes = {killed: (path / data).stat().st_size for killed, path in bases.items()}
     rows = rows_of(bases[False] / data)
     segments = [f"segments/{path.name}" for path in sorted((bases[False] / "segments").glob("*.[rg]*"))]
 
     def bit() -> int:
         return 1 << chosen.randrange(8)
 
-    def page() -> int:
-        return chosen.randrange(2, len(raw) // PAGE) * PAGE
+    def page(killed: bool = False) -> int:
+        return chosen.randrange(2, sizes[killed] // PAGE) * PAGE
 
     def anywhere(group: str, mode: str, killed: bool = False) -> Point:
         kind = chosen.choice(("flip", "flip", "flip", "zeros", "noise", "page"))
-        at = page()
+        at = page(killed)
         if kind in ("flip", "noise"):
             # The first bytes of a page say what it is and where its rows are.
             at += chosen.randrange(64 if chosen.random() < 0.3 else PAGE)
-        value = {"flip": bit(), "zeros": PAGE, "page": page()}.get(kind, 0)
+        value = {"flip": bit(), "zeros": PAGE, "page": page(killed)}.get(kind, 0)
         return Point(group, data, kind, at, value, killed, mode)
 
     def row() -> Point:
@@ -111,7 +111,7 @@ def points(bases: dict[bool, Path], count: int, seed: int) -> Iterator[Point]:
         return Point(group, data, "flip", at + chosen.randrange(META_BYTES), bit(), mode=mode)
 
     def cut(group: str = "cut short", mode: str = "open") -> Point:
-        return Point(group, data, "cut", chosen.choice((page(), chosen.randrange(len(raw)))), mode=mode)
+        return Point(group, data, "cut", chosen.choice((page(), chosen.randrange(sizes[False]))), mode=mode)
 
     def small(group: str, file: str, killed: bool, most: int = 2**62) -> Point:
         size = (bases[killed] / file).stat().st_size

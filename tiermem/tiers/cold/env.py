@@ -244,6 +244,17 @@ class ColdEnv:
         """A context manager around a read transaction: a `Snapshot`, valid inside it."""
         return _Reading(self)
 
+    def newest_stamp(self) -> int:
+        """The stamp of the newest commit; reads no page."""
+        try:
+            txn = self.begin()
+            try:
+                return self.first_stamp | int(txn.id())
+            finally:
+                txn.abort()
+        except lmdb.Error as exc:
+            raise translate(exc, self.path) from exc
+
     def value(self, key: bytes) -> tuple[int, Value | None]:
         """The stamp of a snapshot, and what `Snapshot.value` says in it of one record; costs half of `read`."""
         reader = object()

@@ -186,9 +186,9 @@ class PageFile:
                 start = _WORD.unpack_from(raw, behind)[0]
                 yield key, self.read(start * self.page_bytes + _HEADER.size, length), start
 
-    def extent(self, data: bytes) -> int:
+    def extent(self, length: int) -> int:
         """How many pages of their own so many bytes of data take."""
-        return (_HEADER.size + len(data) + self.page_bytes - 1) // self.page_bytes
+        return (_HEADER.size + length + self.page_bytes - 1) // self.page_bytes
 
     def databases(self, raw: bytes) -> dict[str, Tree]:
         """The rows of the named databases on a page of the main tree."""
@@ -255,21 +255,49 @@ class PageFile:
                 newest = max(newest, _WORD.unpack(key)[0] if whole else 0)
                 free.update(listed if fits else ())
                 if start:
-                    own.update(range(start, start + self.extent(data)))
+                    own.update(range(start, start + self.extent(len(data))))
         return free, own, newest, sound and count == meta.free.entries and own.isdisjoint(free)
 
     def _state(self, meta: Meta) -> State | None:
         """The counters of the store as of a commit, None if there are none; CorruptionError if nothing leads there."""
-        raw = self.page(meta.main.root)
-        if self.kind(raw, meta.main.root) != _LEAF or sum(1 for _ in self._nodes(raw)) != meta.main.entries:
-            raise CorruptionError("its list of databases cannot be read")
-        tree = self.databases(raw).get("meta")
-        if tree is None or tree.empty:
+        number, entries, row = meta.main.root, meta.main.entries, b""
+        for key in (b"meta", b"state"):
+            raw = self.page(number)
+            if self.kind(raw, number) != _LEAF or (_HEADER.unpack_from(raw)[3] - _HEADER.size) // 2 != entries:
+                raise CorruptionError("its counters cannot be read")
+            found = (
+                (low, high, at + size) for low, high, _, size, at in self._nodes(raw) if raw[at : at + size] == key
+            )
+            low, high, behind = next(found, (0, 0, 0))
+            row = raw[behind : behind + (low | high << 16)] if behind else b""
+            if key == b"meta" and len(row) == _TREE.size:
+                tree = Tree(*_TREE.unpack(row))
+                number, entries = tree.root, tree.entries
+            elif not row or key == b"meta":
+                return None
+        return State.unpack(row)
+
+    def _state_if_any(self, meta: Meta) -> State | None:
+        try:
+            return None if meta.main.empty else self._state(meta)
+        except CorruptionError:
+            # After a commit that failed, its pages are used again while its meta page still stands there.
             return None
-        raw = self.page(tree.root)
-        if self.kind(raw, tree.root) != _LEAF:
-            raise CorruptionError("its counters cannot be read")
-        return next((State.unpack(row) for key, row, _ in self.rows(raw) if key == b"state"), None)
+
+    def leads_further(self) -> bool:
+        """True if the older meta page leads to a commit behind the newer one.
+
+        LMDB leaves that behind where it could write everything but the meta page itself: such a commit never was.
+        Damage may look the same; then the commit had been announced.
+        """
+        older, newer = self.metas
+        further, state = self._state_if_any(older), self._state_if_any(newer)
+        if further is None or state is None or further.commits != state.commits + 1 or older.free.empty:
+            return False
+        try:
+            return self._newest_freed(older.free) == newer.txn + 1
+        except CorruptionError:
+            return False
 
     def _newest_freed(self, tree: Tree) -> int:
         """The newest transaction in the list of free pages; CorruptionError if it is no such list."""
@@ -280,9 +308,9 @@ class PageFile:
             if kind == _BRANCH and (below := self._children(raw)):
                 number, depth = below[-1][1], depth + 1
                 continue
-            rows = list(self.rows(raw)) if kind == _LEAF else []
-            keys = [key for key, _, _ in rows]
-            overflow = sum(self.extent(data) for _, data, start in rows if start)
+            nodes = list(self._nodes(raw)) if kind == _LEAF else []
+            keys = [raw[at : at + size] for _, _, _, size, at in nodes]
+            overflow = sum(self.extent(low | high << 16) for low, high, flags, _, _ in nodes if flags & _BIG)
             alone = tree.depth > 1 or tree[3:7] == (0, 1, overflow, len(keys))
             if keys and alone and depth == tree.depth and all(len(key) == _WORD.size for key in keys):
                 return int(_WORD.unpack(keys[-1])[0])
@@ -305,8 +333,11 @@ class PageFile:
                 raise CorruptionError("they do not follow each other")
             if (main.pad, main.flags, main.depth, main.branches, main.leaves, main.overflow) != (0, 0, 1, 0, 1, 0):
                 raise CorruptionError("the list of databases is of another kind")
-            state, before = self._state(newer), None if older.main.empty else self._state(older)
-            if before is not None and (state is None or state.commits - before.commits not in (0, 1)):
+            if main.root == older.main.root:
+                raise CorruptionError("one list of databases stands for two commits")
+            state, before = self._state(newer), self._state_if_any(older)
+            follows = before is None or (state is not None and state.commits - before.commits in (0, 1))
+            if not follows and not self.leads_further():
                 raise CorruptionError("the counters of the store do not follow each other")
             counted = (
                 newer.free.depth,

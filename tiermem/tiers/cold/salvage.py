@@ -215,7 +215,7 @@ class Salvage:
                 self._found[name].append(_Found(what, doubtful=False))
                 for _, data, start in self._file.rows(raw):
                     if start:
-                        reached.update(range(start, start + self._file.extent(data)))
+                        reached.update(range(start, start + self._file.extent(len(data))))
 
     def _orphan(self, number: int) -> None:
         raw = self._file.page(number)
