@@ -2,18 +2,18 @@
 
 PYTHON ?= python3
 ARGS ?=
-BENCHMARKS ?= $(sort $(wildcard benchmarks/bench_*.py))
 
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check --no-input
 DEV := $(VENV)/.stamp-dev
 BENCH := $(VENV)/.stamp-bench
+BENCH_FULL := $(VENV)/.stamp-bench-full
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test lint types cov slow bench format clean distclean
+.PHONY: help demo test lint types cov slow bench bench-full format clean distclean
 
 help:
 	@echo 'make demo    run the demonstration (ARGS="..." is passed on)'
@@ -22,9 +22,10 @@ help:
 	@echo 'make types   mypy --strict'
 	@echo 'make cov     every test under branch coverage (ARGS="..." goes to pytest)'
 	@echo 'make slow    the long sweeps (ARGS="..." goes to pytest)'
-	@echo 'make bench   every benchmarks/bench_*.py, or BENCHMARKS="..." (ARGS="..." is passed on)'
+	@echo 'make bench   a short version of every benchmark (ARGS="--only micro latency" for some); results in bench-results'
+	@echo 'make bench-full  every benchmark in full, most of a day: writes docs/benchmarks (ARGS as above)'
 	@echo 'make format  let ruff format and fix'
-	@echo 'make clean   remove what the other targets made, but for $(VENV); make distclean removes that too'
+	@echo 'make clean   remove what the other targets made, but for $(VENV) and full results; make distclean those too'
 
 $(DEV): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tiermem needs Python 3.11 or newer")'
@@ -34,6 +35,10 @@ $(DEV): pyproject.toml
 
 $(BENCH): $(DEV)
 	@$(PIP) install --editable '.[bench]'
+	@touch $@
+
+$(BENCH_FULL): $(BENCH)
+	@$(PIP) install --editable '.[bench,bench-vectors]'
 	@touch $@
 
 demo: $(DEV)
@@ -60,7 +65,10 @@ slow: $(DEV)
 	$(BIN)/python -m pytest -m slow --timeout=3600 $(ARGS)
 
 bench: $(BENCH)
-	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python $$script $(ARGS); done
+	@$(BIN)/python benchmarks/run_all.py $(ARGS)
+
+bench-full: $(BENCH_FULL)
+	@$(BIN)/python benchmarks/run_all.py --full $(ARGS)
 
 format: $(DEV)
 	$(BIN)/ruff check --fix .
@@ -68,8 +76,8 @@ format: $(DEV)
 
 clean:
 	rm -rf build dist demo-store htmlcov .coverage .coverage.* .benchmarks .hypothesis .import_linter_cache \
-		.mypy_cache .pytest_cache .ruff_cache
+		.mypy_cache .pytest_cache .ruff_cache bench-results/short
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
 distclean: clean
-	rm -rf $(VENV)
+	rm -rf $(VENV) bench-results

@@ -10,9 +10,8 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from _sheets import Sheet, number, origin
+from _sheets import Requirement, Sheet, number, origin, verdict
 from _workload import SEED, Series, percentile
-from bench_micro import Requirement, verdict
 
 from tiermem import CodecConfig
 from tiermem.codec.serialize import encode

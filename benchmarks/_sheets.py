@@ -6,10 +6,22 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from _workload import Ratio
 from rich.console import Console
 from rich.table import Table
 
 REQUIREMENTS = ("requirement", "measured", "")
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """A bound on what was measured; `holds` is None where the rival was absent."""
+
+    text: str
+    measured: str
+    holds: bool | None
+    verdict: str
+    ratio: Ratio | None = None
 
 
 @dataclass(frozen=True)
@@ -27,6 +39,10 @@ class Sheet:
         """The table in Markdown."""
         marks = "|" + "---|" * self.words + "--:|" * (len(self.columns) - self.words)
         return [f"| {' | '.join(self.columns)} |", marks, *(f"| {' | '.join(row)} |" for row in self.rows)]
+
+
+def verdict(holds: bool) -> str:
+    return "holds" if holds else "**missed**"
 
 
 def number(value: float | None) -> str:
@@ -56,11 +72,12 @@ def styled(cell: str) -> str:
 
 
 def show(console: Console, demands: Iterable[Sequence[str]], sheets: Iterable[Sheet]) -> None:
-    """The tables on the terminal, then the requirements: their text, what was measured, and the verdict."""
-    for title, columns, rows in (
-        *((sheet.heading, sheet.columns, sheet.rows) for sheet in sheets),
-        ("Requirements", REQUIREMENTS, list(demands)),
-    ):
+    """The tables on the terminal, then the requirements, if any: text, what was measured, and the verdict."""
+    tables: list[tuple[str, Sequence[str], Sequence[Sequence[str]]]]
+    tables = [(sheet.heading, sheet.columns, sheet.rows) for sheet in sheets]
+    if bounds := list(demands):
+        tables.append(("Requirements", REQUIREMENTS, bounds))
+    for title, columns, rows in tables:
         table = Table(*map(styled, columns), title=title)
         for row in rows:
             table.add_row(*map(styled, row))

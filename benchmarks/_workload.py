@@ -1,4 +1,4 @@
-"""What the benchmarks share: sizes, seeded data, series of timings, and a description of the machine."""
+"""What the benchmarks share: seeded data, series of timings, and a description of the machine."""
 
 from __future__ import annotations
 
@@ -24,70 +24,13 @@ import tiermem
 
 SEED = 7
 EXPONENT = 1.0
-RECORD_BYTES = 262
+RECORD_BYTES = 256
 HOT_ROUND = 10_000
 COLD_ROUND = 1_000
 K = 10
 DIMENSION = 384
 OURS = ("faiss-cpu", "lmdb", "msgspec", "numpy", "xxhash", "zstandard")
-RIVALS = ("cachebox", "cachetools", "diskcache")
 WORDS = ("fill", "partial", "order", "routed", "venue", "desk", "limit", "market", "hedge", "delta", "price", "size")
-
-
-@dataclass(frozen=True, slots=True)
-class Scale:
-    """How much is measured.
-
-    Every subject has `turns` turns, taken in rotation with the others. In a turn a loop runs `rounds` times over
-    HOT_ROUND or COLD_ROUND keys, and once before that to fill the caches of the processor; a search `queries` times.
-    Rounds are short, so that some of them go by undisturbed on a busy machine.
-    """
-
-    name: str
-    turns: int
-    rounds: int
-    queries: int
-    keys: int
-    cold_records: int
-    vectors: int
-    puts: int
-    sets: int
-    synced: int
-    stream: int
-    latest: int
-    starts: int
-
-
-FULL = Scale(
-    name="full",
-    turns=9,
-    rounds=20,
-    queries=25,
-    keys=100_000,
-    cold_records=50_000,
-    vectors=10_000,
-    puts=20_000,
-    sets=1_000,
-    synced=150,
-    stream=1_000_000,
-    latest=500,
-    starts=15,
-)
-QUICK = Scale(
-    name="quick",
-    turns=3,
-    rounds=5,
-    queries=5,
-    keys=100_000,
-    cold_records=5_000,
-    vectors=10_000,
-    puts=5_000,
-    sets=200,
-    synced=30,
-    stream=20_000,
-    latest=50,
-    starts=3,
-)
 
 
 def zipf(keys: Sequence[str], count: int) -> list[str]:
@@ -252,9 +195,9 @@ def installed(name: str) -> str | None:
         return None
 
 
-def versions() -> dict[str, str]:
-    """Of everything that was measured or measures."""
-    known = {name: installed(name) for name in (*OURS, *RIVALS, "pytest-benchmark")}
+def versions(*more: str) -> dict[str, str]:
+    """Of Python, tiermem, what it stands on, and more distributions: those that are there."""
+    known = {name: installed(name) for name in (*OURS, *more)}
     python = f"{platform.python_implementation()} {platform.python_version()}"
     first = {"tiermem": tiermem.__version__, "python": python}
     return first | {name: found for name, found in known.items() if found is not None}

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from _workload import RIVALS, SEED, directory, machine, versions
+from _workload import SEED, directory, machine, versions
 from growthbench import page, plots
 from growthbench.run import Run
 from rich.console import Console
@@ -59,7 +59,7 @@ def measured(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
         "values_only": arguments.values_only,
         "turns": arguments.turns,
         "machine": machine(),
-        "versions": {name: found for name, found in versions().items() if name not in (*RIVALS, "pytest-benchmark")},
+        "versions": versions(),
         "found": {},
         "failures": [],
     }
@@ -67,6 +67,7 @@ def measured(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
 
     def save(found: dict[str, Any]) -> None:
         document.update(found, load_at_end=round(os.getloadavg()[0], 2))
+        document["requirements"] = page.summary(document)
         if target:
             partial = target.with_suffix(".partial")
             partial.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import statistics
 import sys
@@ -300,7 +301,8 @@ def main() -> None:
     console, where = Console(), machine()
     data, absent = real(count, console)
     if not data:
-        sys.exit("there is nothing to measure with")
+        console.print("there is nothing to measure with")
+        sys.exit(os.EX_NOINPUT)
     results: Results = {one.name: {codec: Found() for codec in SETTINGS} for one in data}
     rows: dict[str, Any] = {}
     training: dict[str, Any] = {}

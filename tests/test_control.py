@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,7 +18,9 @@ import pytest
 from tests.workers import eventually
 from tiermem.errors import CorruptionError, LockTimeout, StorageError, StoreFullError
 from tiermem.tiers import control as module
-from tiermem.tiers.control import Control, exclusive
+from tiermem.tiers import filelock
+from tiermem.tiers.control import Control
+from tiermem.tiers.filelock import exclusive
 
 LONG = 60.0
 """Seconds no test ever waits for: whoever sleeps that long is woken before."""
@@ -111,7 +114,7 @@ def test_a_closed_control_gives_its_slot_up(root: Path, other: Callable[..., sub
 def test_all_slots_taken(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     control = Control(root)
     monkeypatch.setattr(module, "SLOTS", 3)
-    monkeypatch.setattr(module, "_try_lock", lambda fd: False)
+    monkeypatch.setattr(module, "try_lock", lambda fd: False)
     with pytest.raises(StorageError, match="all 3 client slots"):
         control.claim()
     control.close()
@@ -120,11 +123,7 @@ def test_all_slots_taken(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_no_lock_file_is_no_client(control: Control, root: Path) -> None:
     (root / "clients" / "000.bell").touch()
     (root / "clients" / "notes.txt").touch()
-    (root / "journals" / "001.new").touch()
-    (root / "journals" / "002.journal").touch()
-    (root / "journals" / "000.journal").touch()
     assert control.live() == [0]
-    assert control.journals() == [control.journal_path(0), control.journal_path(2)]
 
 
 def test_a_lock_that_fails_for_another_reason(control: Control, monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
@@ -132,7 +131,7 @@ def test_a_lock_that_fails_for_another_reason(control: Control, monkeypatch: pyt
         raise OSError(errno.ENOLCK, "no locks available")
 
     (root / "clients" / "005.lock").touch()
-    monkeypatch.setattr(module.fcntl, "lockf", refuse)
+    monkeypatch.setattr(filelock.fcntl, "lockf", refuse)
     with pytest.raises(OSError, match="no locks"):
         control.live()
 
@@ -145,7 +144,7 @@ def test_the_open_lock_is_held_by_one_process(root: Path) -> None:
     code = """
         import sys
         from pathlib import Path
-        from tiermem.tiers.control import exclusive
+        from tiermem.tiers.filelock import exclusive
         with exclusive(Path(sys.argv[1]), 5.0):
             print("held", flush=True)
             sys.stdin.read()
@@ -249,6 +248,68 @@ def test_a_commit_makes_all_others_stale(
     assert control.stale[0]
     assert reader.stale[0]
     reader.close()
+
+
+def test_whose_commit_it_was_need_not_read_it(control: Control, other: Callable[..., subprocess.Popen[str]]) -> None:
+    control.missed[0] = 0
+    assert not control.stale[0]
+    other("control.publish(6, 1, but=0)")
+    assert not control.stale[0], "this client was left out"
+    other("control.publish(7, 1, but=1)")
+    assert control.missed[0]
+
+
+def test_a_client_is_told_how_far_its_journal_was_applied(
+    control: Control, other: Callable[..., subprocess.Popen[str]]
+) -> None:
+    assert control.progress is None, "nobody has told anything"
+    control.missed[0] = 0
+    other("control.tell(0, 77, 4096, 10, 15, 900)")
+    assert control.stale[0]
+    assert (control.missed[0], control.moved[0]) == (0, 1)
+    assert control.progress == (77, 4096, 10, 15, 900)
+    # A commit that follows at once is told of as one with it; one behind a gap, or of another journal, is not.
+    other("control.tell(0, 77, 5000, 15, 18, 901)")
+    assert control.progress == (77, 5000, 10, 18, 901)
+    other("control.tell(0, 77, 6000, 20, 21, 903)")
+    assert control.progress == (77, 6000, 20, 21, 903)
+    other("control.tell(0, 78, 100, 21, 22, 904)")
+    assert control.progress == (78, 100, 21, 22, 904)
+
+
+def test_what_is_being_told_is_not_read(control: Control, other: Callable[..., subprocess.Popen[str]]) -> None:
+    other("control.tell(0, 77, 4096, 10, 15, 900)")
+    word = module._FIRST_ROW + module._LOCK
+    control.words[word] += 1
+    assert control.progress is None, "whoever was telling it was killed half-way"
+    other("control.tell(0, 77, 5000, 15, 18, 901)")
+    assert control.progress == (77, 5000, 10, 18, 901)
+
+
+def test_a_slot_begins_without_what_its_predecessor_was_told(root: Path) -> None:
+    for _ in range(2):
+        control = Control(root)
+        assert control.claim() == 0
+        assert control.progress is None
+        control.tell(0, 77, 4096, 10, 15, 900)
+        control.close()
+
+
+def test_the_helper_is_called_only_where_it_sleeps(
+    control: Control, other: Callable[..., subprocess.Popen[str]]
+) -> None:
+    assert control.helper == -1
+    control.call_helper()
+    helper = other("control.helper = slot\ncontrol.doze(lambda: True, 60.0)")
+    assert control.helper == 1
+    control.call_helper()
+    finish(helper)
+    helper = other("control.helper = slot\nprint('ready', flush=True)\ncontrol.doze(lambda: False, 60.0)")
+    waiting = module._WAITING + 1
+    while not control._map[waiting]:
+        time.sleep(0.001)
+    control.call_helper()
+    finish(helper)
 
 
 # --------------------------------------------------------------------------------------------------------------- clocks

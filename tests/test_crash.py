@@ -58,6 +58,7 @@ SETTINGS = {
     "small journal": config(sync_interval=0.02, journal_bytes=2**17, log_retention=10),
     "never in time": config(sync_interval=60.0, journal_bytes=2**16),
     "inline": config(sync_interval=0.002, journal_bytes=2**17, committer="inline"),
+    "helper": config(sync_interval=0.002, journal_bytes=2**17, committer="helper"),
 }
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,16 +32,26 @@ PLAIN = config(codec=tiermem.CodecConfig(level=0))
 TRAINED = config(codec=tiermem.CodecConfig(dictionary_samples=200, dictionary_bytes=4096))
 
 
-def traces(root: Path, *more: bytes) -> list[str]:
-    """The files that hold the secret, in any of its forms."""
+SEARCH = """
+import pathlib, sys
+root, *forms = sys.argv[1:]
+forms = [bytes.fromhex(form) for form in forms]
+for path in sorted(pathlib.Path(root).rglob("*")):
+    if path.is_file() and any(form in path.read_bytes() for form in forms):
+        print(path.relative_to(root))
+"""
+
+
+def traces(root: Path) -> list[str]:
+    """The files that hold the secret, in any of its forms.
+
+    Searched by another process: to close a lock file that was only read would give up this one's locks.
+    """
     vector = struct.pack("<4f", *VECTOR)
     length = sum(x * x for x in VECTOR) ** 0.5
-    forms = (LITERAL.encode(), vector, struct.pack("<4f", *(x / length for x in VECTOR)), *more)
-    return sorted(
-        str(path.relative_to(root))
-        for path in root.rglob("*")
-        if path.is_file() and any(form in path.read_bytes() for form in forms)
-    )
+    forms = (LITERAL.encode(), vector, struct.pack("<4f", *(x / length for x in VECTOR)))
+    command = [sys.executable, "-I", "-S", "-c", SEARCH, str(root), *(form.hex() for form in forms)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
 def decoded(mem: tiermem.Memory) -> list[bytes]:

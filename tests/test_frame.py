@@ -17,15 +17,18 @@ from tiermem.codec.frame import (
     NEVER,
     Frame,
     Head,
+    check_vector,
     intact,
     pack_frame,
     pack_vector,
     peek,
     seal,
     unpack_frame,
+    unpack_outline,
     unpack_value,
     unpack_vector,
     unseal,
+    vector_version,
 )
 from tiermem.codec.operation import DELETE, PUT, Operation, pack_operation, pack_operations, unpack_operations
 from tiermem.errors import CorruptionError, IncompatibleFormatError
@@ -81,19 +84,22 @@ def test_a_frame_reads_back(key: bytes, fields: dict[str, Any]) -> None:
         fields[name] for name in ("expires", "codec", "dictionary", "value_bytes")
     )
     assert body == fields["body"]
+    outline = tuple(fields[name] for name in ("flags", "version", "at", "expires", "metadata"))
+    assert unpack_outline(key, memoryview(data)) == outline
+    assert vector_version(memoryview(data)) == (fields["version"] if fields["flags"] & module.HAS_VECTOR else 0)
 
 
 @given(key=KEYS, other=KEYS, fields=frames)
 def test_a_frame_belongs_to_its_key(key: bytes, other: bytes, fields: dict[str, Any]) -> None:
     data = memoryview(pack_frame(key, **fields))
     if key != other:
-        for unpack in (unpack_frame, unpack_value):
+        for unpack in (unpack_frame, unpack_value, unpack_outline):
             with pytest.raises(CorruptionError, match="checksum"):
                 unpack(other, data)
 
 
 @pytest.mark.parametrize("given", [77, 76])
-@pytest.mark.parametrize("unpack", [unpack_frame, unpack_value])
+@pytest.mark.parametrize("unpack", [unpack_frame, unpack_value, unpack_outline])
 def test_every_flipped_bit_of_a_frame_is_found(unpack: Any, given: int) -> None:
     data = pack_frame(b"key", **{**SAMPLE, "given": given})
     assert intact(b"key", memoryview(data))
@@ -107,7 +113,7 @@ def test_every_flipped_bit_of_a_frame_is_found(unpack: Any, given: int) -> None:
         assert not intact(b"key", memoryview(damaged))
 
 
-@pytest.mark.parametrize("unpack", [unpack_frame, unpack_value])
+@pytest.mark.parametrize("unpack", [unpack_frame, unpack_value, unpack_outline])
 def test_a_frame_cut_short(unpack: Any) -> None:
     data = pack_frame(b"key", **SAMPLE)
     for size in range(len(data)):
@@ -115,6 +121,8 @@ def test_a_frame_cut_short(unpack: Any) -> None:
             unpack(b"key", memoryview(data)[:size])
     with pytest.raises(CorruptionError, match="shorter"):
         peek(memoryview(data)[: HEADER_BYTES - 1])
+    with pytest.raises(CorruptionError, match="bytes"):
+        vector_version(memoryview(data)[: HEADER_BYTES - 1])
 
 
 def resealed(key: bytes, data: bytearray) -> memoryview:
@@ -122,7 +130,7 @@ def resealed(key: bytes, data: bytearray) -> memoryview:
     return memoryview(data)
 
 
-@pytest.mark.parametrize("unpack", [unpack_frame, unpack_value])
+@pytest.mark.parametrize("unpack", [unpack_frame, unpack_value, unpack_outline])
 def test_an_intact_frame_of_a_newer_format(unpack: Any) -> None:
     data = bytearray(pack_frame(b"key", **SAMPLE))
     data[8] = 2
@@ -133,8 +141,9 @@ def test_an_intact_frame_of_a_newer_format(unpack: Any) -> None:
 def test_metadata_longer_than_the_frame() -> None:
     data = bytearray(pack_frame(b"key", **SAMPLE))
     struct.pack_into("<I", data, HEADER_BYTES - 8, 19)
-    with pytest.raises(CorruptionError, match="does not fit"):
-        unpack_frame(b"key", resealed(b"key", data))
+    for unpack in (unpack_frame, unpack_outline):
+        with pytest.raises(CorruptionError, match="does not fit"):
+            unpack(b"key", resealed(b"key", data))
 
 
 # --------------------------------------------------------------------------------------------------------- sealed rows
@@ -157,7 +166,16 @@ def test_a_sealed_row(key: bytes, payload: bytes, data: st.DataObject) -> None:
 @given(key=KEYS, version=U64, values=st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1))
 def test_a_vector_row(key: bytes, version: int, values: list[float]) -> None:
     raw = struct.pack(f"<{len(values)}f", *values)
-    assert unpack_vector(key, pack_vector(key, version, raw)) == (version, raw)
+    row = bytearray(pack_vector(key, version, raw))
+    assert unpack_vector(key, row) == (version, raw)
+    assert (check_vector(key, memoryview(row)), bytes(row[module.VECTOR_HEAD :])) == (version, raw)
+    with pytest.raises(CorruptionError):
+        check_vector(key + b"x", memoryview(row))
+    for position in range(len(row) * 8):
+        row[position // 8] ^= 1 << position % 8
+        with pytest.raises(CorruptionError):
+            check_vector(key, memoryview(row))
+        row[position // 8] ^= 1 << position % 8
 
 
 @pytest.mark.parametrize("size", [0, 4, 7, 8, 9, 11, 13])

@@ -1144,7 +1144,7 @@ def test_a_commit_whose_maker_was_killed_before_telling_is_announced(root: Path)
         code = """
             import os, signal, sys, tiermem
             mem = tiermem.open(sys.argv[1])
-            mem._store.control.publish = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+            mem._store.control.publish = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
             mem.put("n", "k", "acknowledged")
             mem.flush()
         """

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 import tiermem
 from tests.workers import Peer
 from tiermem import Config, DimensionMismatch, Hit, InvalidArgument, InvalidVector, Memory, SimulatedClock
+from tiermem.engine import search
 from tiermem.engine.loader import Loader
 from tiermem.tiers.vector.scores import exact_scores
 
@@ -591,3 +592,28 @@ def test_the_hash_embedder() -> None:
     for refused in (1, 0, -5):
         with pytest.raises(InvalidArgument):
             tiermem.HashEmbedder(refused)
+
+
+# ---------------------------------------------------------------------------------------------- vectors on their way in
+
+numbers = st.sampled_from([0.0, -0.0, 1e-45, 1e-30, 1.0, -2.5, 1e30, 3.4e38, math.nan, math.inf, -math.inf])
+
+
+@each_metric
+def test_columns_are_checked_as_each_vector_is(tmp_path: Path, metric: str) -> None:
+    config = Config(cold=INLINE, vector=tiermem.VectorConfig(metric=metric))
+    with tiermem.open(tmp_path / "store", config=config) as mem:
+        store, space = mem._store, mem._store.space(NS)
+
+        def outcome(prepared: Callable[[], list[bytes]]) -> list[bytes] | str:
+            try:
+                return prepared()
+            except InvalidVector as exc:
+                return str(exc)
+
+        @given(rows=st.lists(st.tuples(numbers, numbers), min_size=1, max_size=4))
+        def check(rows: list[tuple[float, float]]) -> None:
+            alone = outcome(lambda: [search.prepare(store, space, row) for row in rows])
+            assert outcome(lambda: search.matrix_bytes(store, space, rows)) == alone
+
+        check()

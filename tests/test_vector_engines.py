@@ -7,12 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import faiss
+import numpy as np
 import pytest
 
 from tiermem.errors import CorruptionError, InvalidArgument, MissingExtra
 from tiermem.protocols import VectorEngine
 from tiermem.testing import VectorEngineSuite
 from tiermem.testing.vector_engine import build, clustered
+from tiermem.tiers.vector import faiss_engine
 from tiermem.tiers.vector.faiss_engine import FaissEngine
 from tiermem.tiers.vector.hnswlib_engine import HnswlibEngine
 
@@ -79,6 +82,17 @@ def test_one_thread_builds_the_same_bytes_again(index: str, tmp_path: Path) -> N
     for name in ("first", "second"):
         build(FaissEngine(index), points, tmp_path / name)
     assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 1e30])
+def test_codes_are_learned_as_if_from_the_whole_sample(scale: float) -> None:
+    points = clustered(1500, 16)[0] * np.float32(scale)
+    trained = []
+    for sample in (faiss_engine._training(points), faiss_engine._range(points)):
+        index = FaissEngine()._empty(faiss, len(points), 16, len(points), faiss.METRIC_L2)
+        index.train(sample)
+        trained.append(faiss.vector_to_array(faiss.downcast_index(index.storage).sq.trained))
+    assert np.array_equal(*trained)
 
 
 def test_arguments_out_of_range_are_refused() -> None:

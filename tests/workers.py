@@ -230,6 +230,12 @@ def slot(served: Served) -> int:
 
 
 @job
+def home(served: Served) -> str:
+    """Where this process's commits are made."""
+    return served.mem.stats().writes.committer
+
+
+@job
 def generation(served: Served) -> int:
     """The generation this process works in."""
     return served.mem._store.generation

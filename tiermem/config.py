@@ -88,7 +88,8 @@ class ColdConfig:
 
     map_size: largest size of the LMDB file in bytes; address space, not disk (256 GiB).
     sync_interval: seconds a write may wait before the committer makes it durable (0.05).
-    committer: "inline" commits in the writing thread, "thread" in the background, "auto" chooses.
+    committer: "inline" commits in the writing thread, "thread" in a background thread, "helper" in a process
+        that all clients of the store share; "auto" is a thread until that falls behind, then the helper.
     journal_bytes: size of this process's journal, which bounds what may be pending (16 MiB).
     log_retention: changes kept in the change log behind the newest (250,000).
     max_readers: most simultaneous read transactions over all processes; fixed at creation (1022).
@@ -96,7 +97,7 @@ class ColdConfig:
 
     map_size: int = 256 * 2**30
     sync_interval: float = 0.05
-    committer: Literal["auto", "inline", "thread"] = "auto"
+    committer: Literal["auto", "inline", "thread", "helper"] = "auto"
     journal_bytes: int = 16 * 2**20
     log_retention: int = 250_000
     max_readers: int = 1022
@@ -108,7 +109,7 @@ class ColdConfig:
         _require(
             known and 0 < interval <= 60, f"ColdConfig.sync_interval must lie in (0, 60] seconds, not {interval!r}"
         )
-        _require(self.committer in ("auto", "inline", "thread"), f"no committer {self.committer!r}")
+        _require(self.committer in ("auto", "inline", "thread", "helper"), f"no committer {self.committer!r}")
         _require(self.journal_bytes % 4096 == 0, "ColdConfig.journal_bytes must be a multiple of 4096")
         _require(self.max_readers <= 100_000, "ColdConfig.max_readers must be at most 100000")
 
@@ -117,16 +118,16 @@ class ColdConfig:
 class CodecConfig:
     """How records are compressed on their way to L3.
 
-    level: zstd level (3); 0 turns compression off.
+    level: zstd level (1: higher ones make records hardly smaller, and commits slower); 0 turns compression off.
     min_bytes: shortest payload compressed without a dictionary (512).
     dictionary_bytes: size of a trained dictionary (16 KiB); 0 turns training off.
-    dictionary_samples: records of a namespace seen before one is trained (2000).
+    dictionary_samples: records of a namespace seen before one is trained (500).
     """
 
-    level: int = 3
+    level: int = 1
     min_bytes: int = 512
     dictionary_bytes: int = 16 * 2**10
-    dictionary_samples: int = 2000
+    dictionary_samples: int = 500
 
     def __post_init__(self) -> None:
         _require_int(self, level=0, min_bytes=0, dictionary_bytes=0, dictionary_samples=16)

@@ -205,3 +205,8 @@ def shown(console: Console, document: Document) -> None:
     for sentence in sentences(document):
         console.print(styled(sentence), highlight=False)
     show(console, requirements(document), sheets(document))
+
+
+def summary(document: Document) -> list[dict[str, str]]:
+    """The requirements, for the JSON document."""
+    return [dict(zip(("text", "measured", "verdict"), row, strict=True)) for row in requirements(document)]

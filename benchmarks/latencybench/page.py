@@ -8,9 +8,10 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from _sheets import Sheet, origin, show
+from _workload import RECORD_BYTES
 from rich.console import Console
 
-from latencybench.cells import HELD, RECORD, THREADS, WARM
+from latencybench.cells import HELD, THREADS, WARM
 from latencybench.extras import SINGLE_EVERY
 from latencybench.requirements import (
     Document,
@@ -56,7 +57,7 @@ COLUMNS: Final = ("p50", "p99", "p99.9", "p99.99", "max")
 
 def summary(document: Document) -> list[dict[str, Any]]:
     """The requirements as they are kept in the document."""
-    return [asdict(one) for one in requirements(document)]
+    return [asdict(one) | {"verdict": one.verdict} for one in requirements(document)]
 
 
 def pace(found: Found) -> str:
@@ -213,10 +214,11 @@ def how(document: Document) -> list[str]:
         "nothing is omitted because the loop itself stood still. Operations that had not begun when the time was up "
         "are not in the percentiles; where they are many, the row says “behind”, and since due says how far. Flat out "
         "nothing is due, and only the call is given: there a slow call delays others that are not measured.",
-        f"Records have {RECORD} bytes of MessagePack. “New keys”: every operation is a put of a new key, in ascending "
-        f"order, after {WARM:,} puts and a `flush()`. “In turns”: every second operation is a get and the others are "
-        f"puts, of keys chosen at random among {held:,} that L1 holds; the rate counts both. “A slot of a dict”: the "
-        "same loop with a dict in place of the store; what it shows is the loop, the interpreter and the machine.",
+        f"Records have {RECORD_BYTES} bytes of MessagePack. “New keys”: every operation is a put of a new key, in "
+        f"ascending order, after {WARM:,} puts and a `flush()`. “In turns”: every second operation is a get and the "
+        f"others are puts, of keys chosen at random among {held:,} that L1 holds; the rate counts both. “A slot of "
+        "a dict”: the same loop with a dict in place of the store; what it shows is the loop, the interpreter and the "
+        "machine.",
         "Reading the clock once, some 50 ns, is in every time. Times go into arrays whose pages were all touched "
         "before, so that measuring allocates nothing for a call. The garbage collector runs as it does by default. "
         "Once a second the loop looks at `stats()`, and its schedule stands still meanwhile. Resident memory is read "

@@ -24,15 +24,22 @@ ZSTD: Final = 1
 
 # checksum, format, codec, flags, dictionary, version, at, created, updated, expires, metadata bytes, value bytes
 _HEADER: Final = struct.Struct("<QBBHIQddddII")
+_UNSEALED: Final = struct.Struct("<BBHIQddddII")
 # The same, without version and times: what it costs to unpack is what it makes.
 _SHORT: Final = struct.Struct("<QBBHI32xdII")
+# What an index needs of a record.
+_OUTLINE: Final = struct.Struct("<QBxH4xQd16xdI4x")
+_VERSION: Final = struct.Struct("<10xH4xQ40x")
 _CHECKSUM: Final = struct.Struct("<Q")
 _VERSIONED: Final = struct.Struct("<QQ")
+VECTOR_HEAD: Final = _VERSIONED.size
+"""Bytes of a vector's row before its values."""
 _GIVEN: Final = struct.Struct("<Q")
 HEADER_BYTES: Final = _HEADER.size
 
 
 Value: TypeAlias = tuple[float, int, int, int, bytes]
+Outline: TypeAlias = tuple[int, int, float, float, bytes]
 
 
 class Frame(NamedTuple):
@@ -67,7 +74,6 @@ class Head(NamedTuple):
 
 def pack_frame(
     key: bytes,
-    *,
     codec: int,
     flags: int,
     dictionary: int,
@@ -82,8 +88,7 @@ def pack_frame(
     body: bytes,
 ) -> bytes:
     """The frame of a record stored under the LMDB key `key`, which its checksum covers too."""
-    header = _HEADER.pack(
-        0,
+    header = _UNSEALED.pack(
         FRAME_FORMAT,
         codec,
         flags & ~_RANKED if given == version else flags | _RANKED,
@@ -96,7 +101,9 @@ def pack_frame(
         len(metadata),
         value_bytes,
     )
-    rest = b"".join((header[8:], metadata, body, b"" if given == version else _GIVEN.pack(given)))
+    rest = header + metadata + body
+    if given != version:
+        rest += _GIVEN.pack(given)
     return _CHECKSUM.pack(xxh3_64_intdigest(rest, xxh3_64_intdigest(key))) + rest
 
 
@@ -152,6 +159,30 @@ def unpack_value(key: bytes, data: memoryview) -> Value:
         unpack_frame(key, data)
     body = bytes(data[HEADER_BYTES + metadata : -_GIVEN.size if flags & _RANKED else None])
     return expires, codec, dictionary, size, body
+
+
+def unpack_outline(key: bytes, data: memoryview) -> Outline:
+    """(flags, version, event time, expiry, metadata) of a record frame, copied out of it.
+
+    Raises:
+        CorruptionError, IncompatibleFormatError: as `unpack_frame`.
+    """
+    if len(data) < HEADER_BYTES:
+        raise CorruptionError(f"record {key!r}: frame of {len(data)} bytes is shorter than its header")
+    checksum, form, flags, version, at, expires, size = _OUTLINE.unpack_from(data)
+    metadata = bytes(data[HEADER_BYTES : HEADER_BYTES + size])
+    if form != FRAME_FORMAT or xxh3_64_intdigest(data[8:], xxh3_64_intdigest(key)) != checksum or len(metadata) < size:
+        # Damaged, or of another format: the full check says which.
+        unpack_frame(key, data)
+    return flags & ~_RANKED, version, at, expires, metadata
+
+
+def vector_version(data: memoryview) -> int:
+    """The version in a record frame if it has a vector, else 0. Verifies nothing."""
+    if len(data) < HEADER_BYTES:
+        raise CorruptionError(f"frame of {len(data)} bytes is shorter than its header")
+    flags, version = _VERSION.unpack_from(data)
+    return int(version) if flags & HAS_VECTOR else 0
 
 
 def intact(key: bytes, data: memoryview) -> bool:
@@ -210,3 +241,15 @@ def unpack_vector(key: bytes, data: bytes | memoryview) -> tuple[int, bytes]:
     if len(payload) < 12 or len(payload) % 4:
         raise CorruptionError(f"vector {key!r}: length {len(payload)} does not fit")
     return int(struct.unpack_from("<Q", payload)[0]), payload[8:]
+
+
+def check_vector(key: bytes, data: memoryview) -> int:
+    """The version of the vector in a row of at least `VECTOR_HEAD` bytes, verified.
+
+    Raises:
+        CorruptionError: the checksum does not match.
+    """
+    checksum, version = _VERSIONED.unpack_from(data)
+    if xxh3_64_intdigest(data[8:], xxh3_64_intdigest(key)) != checksum:
+        raise CorruptionError(f"vector {key!r}: checksum mismatch")
+    return int(version)

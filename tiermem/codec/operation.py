@@ -15,6 +15,9 @@ DELETE: Final = 2
 
 # kind, flags, namespace bytes, key bytes, metadata bytes, vector bytes, value bytes, version, at, now, expires
 _HEADER: Final = struct.Struct("<BBHHIIIQddd")
+_HEADER_BYTES: Final = _HEADER.size
+_KINDS: Final = (PUT, DELETE)
+_unpack: Final = _HEADER.unpack_from
 
 
 class Operation(msgspec.Struct, gc=False):
@@ -23,8 +26,8 @@ class Operation(msgspec.Struct, gc=False):
     `now` is the client's clock when it was called: it becomes the record's update time and decides
     whether the record it replaces had expired. `version` is given on submission. `model` is set where
     an embedder made the vector. `created` is the record's creation time where pending operations tell
-    it, else None; `first` is the time of the first of an unbroken run of pending puts of the key.
-    These three are not journaled.
+    it, else None; `first` is the time of the first of an unbroken run of pending puts of the key; `end` is
+    the position behind its journal frame. These four are not journaled.
     """
 
     kind: int
@@ -41,6 +44,7 @@ class Operation(msgspec.Struct, gc=False):
     created: float | None = None
     first: float | None = None
     model: str = ""
+    end: int = 0
 
 
 def pack_operation(op: Operation, namespace: bytes, key: bytes) -> bytes:
@@ -84,31 +88,19 @@ def unpack_operations(payload: bytes) -> list[Operation]:
     start, end = 0, len(payload)
     while start < end:
         try:
-            kind, flags, namespace, key, metadata, vector, value, version, at, now, expires = _HEADER.unpack_from(
-                payload, start
-            )
-            a = start + _HEADER.size
+            kind, flags, namespace, key, metadata, vector, value, version, at, now, expires = _unpack(payload, start)
+            a = start + _HEADER_BYTES
             b = a + namespace
             c = b + key
             d = c + metadata
             e = d + vector
             start = e + value
-            op = Operation(
-                kind,
-                flags,
-                payload[a:b].decode(),
-                payload[b:c].decode(),
-                version,
-                at,
-                now,
-                expires,
-                payload[c:d],
-                payload[d:e],
-                payload[e:start],
-            )
+            name, label = payload[a:b].decode(), payload[b:c].decode()
         except (struct.error, UnicodeDecodeError) as exc:
             raise CorruptionError("a journal frame holds an operation that cannot be read") from exc
-        if start > end or kind not in (PUT, DELETE):
+        if start > end or kind not in _KINDS:
             raise CorruptionError("a journal frame holds an operation that does not fit it")
-        ops.append(op)
+        ops.append(
+            Operation(kind, flags, name, label, version, at, now, expires, payload[c:d], payload[d:e], payload[e:start])
+        )
     return ops

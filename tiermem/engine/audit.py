@@ -181,11 +181,11 @@ class _Audit:
                 self.say(f"cursor {name!r} stands at {cursor.position}, outside the log")
 
     def _journals(self) -> None:
-        for path in self.store.control.journals():
+        for path in self.store.journals.paths():
             own = self.store.journal
             if own is None or own.path != path:
                 try:
-                    self.store.committer.unapplied(path)
+                    self.store.journals.unapplied(path)
                 except TiermemError as exc:
                     self.say(str(exc))
 
@@ -233,7 +233,7 @@ def check(store: Store, *, repair: bool) -> CheckReport:
 
 def _walk(store: Store) -> list[str]:
     """What is wrong with the pages. Inside a write transaction nobody else writes: they are walked as they lie."""
-    with store.commit_lock, Transaction(store, store.committer.upkeep.sample) as writer:
+    with store.commit_lock, Transaction(store, lambda *_: None) as writer:
         return [f"{PAGES}{problem}" for problem in walk_apart(writer.env.path)]
 
 
@@ -253,14 +253,15 @@ def _look(store: Store) -> CheckReport:
         problems += audit.problems
         records, vectors, changes = audit.records, audit.vectors, audit.changes
     # Where a pointer leads nowhere, following it here might end this process: then the pages are all there is to tell.
-    problems += store.troubles
+    # That a helper has ended is worth showing, and nothing that is stored suffers from it.
+    problems += [trouble for trouble in store.troubles if trouble != store.degraded.get("helper")]
     if len(problems) > MOST:
         problems = [*problems[:MOST], f"and {len(problems) - MOST} more"]
     return CheckReport(
         records=records,
         vectors=vectors,
         changes=changes,
-        journals=len(store.control.journals()),
+        journals=len(store.journals.paths()),
         pages_verified=True,
         problems=tuple(problems),
     )

@@ -10,14 +10,14 @@ import os
 import select
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 import numpy as np
 
-from tiermem.codec.frame import HAS_VECTOR
 from tiermem.config import ColdConfig
 from tiermem.engine.generations import sync_folder
 from tiermem.errors import CorruptionError, TiermemError, file_error
@@ -25,7 +25,7 @@ from tiermem.protocols import VectorEngine
 from tiermem.tiers.cold import ColdEnv, Snapshot
 from tiermem.tiers.vector.choice import EngineOptions, engine_of
 from tiermem.tiers.vector.graphfile import seal_graph
-from tiermem.tiers.vector.rowfile import Place, RowFile, write_rows
+from tiermem.tiers.vector.rowfile import Place, RowFile, sync_rows, write_rows
 from tiermem.tiers.vector.scores import as_points
 from tiermem.tiers.vector.shelf import Shelf
 from tiermem.types import Progress
@@ -34,17 +34,24 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 CHUNK: Final = 8_192
+_STRIP: Final = 512
+"""Rows that are written at a time: they stay in the processor's cache meanwhile."""
 GRAPH_ROWS: Final = 1_024
 """Fewer rows are compared one by one anyway, and get no graph."""
 _SAMPLE_BYTES: Final = 64 << 20
 """Of the rows that an engine may learn from, at the most."""
 _POLITE: Final = 10
+IDLE: Final = 30.0
+"""Seconds a builder waits for another job: to start one takes longer than to build a small segment."""
 _GLANCE: Final = 0.5
 """Seconds between looks at whether the parent is still there."""
 
 
 class Job(msgspec.Struct):
-    """What to build: segment `number` of a namespace, of its unsealed vectors and the segments `inputs`."""
+    """What to build: segment `number` of a namespace, of its unsealed vectors and the segments `inputs`.
+
+    `awaited`: a caller waits for it.
+    """
 
     root: bytes
     generation: int
@@ -53,6 +60,7 @@ class Job(msgspec.Struct):
     inputs: list[int]
     unsealed: bool
     threads: int
+    awaited: bool
     options: EngineOptions
 
 
@@ -124,25 +132,30 @@ def build(env: ColdEnv, shelf: Shelf, job: Job, engine_for: Callable[[int], Vect
                 np.concatenate(gathered.at)[order],
                 np.concatenate(gathered.expires)[order],
             )
-            vectors = _vectors(snapshot, info.prefix, info.dimension, inputs, place, source, row)
-            seal = write_rows(fresh[0], job.number, info.dimension, info.metric, place, vectors)
             dimension, metric = info.dimension, info.metric
+            sample = _Sample(metric, total, dimension)
+            vectors = _vectors(snapshot, info.prefix, dimension, inputs, place, source, row)
+            seal = write_rows(fresh[0], job.number, dimension, metric, place, sample.over(vectors))
         graph = total >= GRAPH_ROWS
-        if graph:
-            engine = engine_for(total)
-            rows = RowFile(fresh[0], job.number, seal)
-            engine.build(
-                _points(rows),
-                total,
-                dimension,
-                fresh[1],
-                job.threads,
-                lambda done: progress(done, total),
-                sample=_sample(rows),
-                inner_product=metric == "dot",
-            )
-            seal_graph(fresh[1], engine.name, job.number, seal)
-            fresh[1].rename(graph_path)
+        with ThreadPoolExecutor(1, "tiermem-sync") as beside:
+            # The disk takes the rows while the graph over them is made.
+            synced = beside.submit(sync_rows, fresh[0])
+            if graph:
+                engine = engine_for(total)
+                rows = RowFile(fresh[0], job.number, seal)
+                engine.build(
+                    _points(rows),
+                    total,
+                    dimension,
+                    fresh[1],
+                    job.threads,
+                    lambda done: progress(done, total),
+                    sample=sample.points(rows.about.largest),
+                    inner_product=metric == "dot",
+                )
+                seal_graph(fresh[1], engine.name, job.number, seal)
+                fresh[1].rename(graph_path)
+            synced.result()
         fresh[0].rename(rows_path)
         sync_folder(shelf.folder)
         return Built(total, seal, graph, info.id)
@@ -151,22 +164,42 @@ def build(env: ColdEnv, shelf: Shelf, job: Job, engine_for: Callable[[int], Vect
             path.unlink(missing_ok=True)
 
 
+class _Sample:
+    """What an engine may learn from, taken from the vectors as they pass: some from first to last, since rows are in
+    order of time and what is seen of them drifts, and how far all of them reach."""
+
+    def __init__(self, metric: str, rows: int, dimension: int) -> None:
+        few = max(1, min(rows, _SAMPLE_BYTES // (4 * dimension)))
+        self._metric = metric
+        self._whole = few == rows
+        self._chosen = np.arange(few) * rows // few
+        self._points = np.empty((few + 2, dimension), np.float32)
+        self._low, self._high = self._points[few:]
+        self._low[:], self._high[:] = np.inf, -np.inf
+
+    def over(self, vectors: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+        """The chunks of `vectors`, once they were looked at."""
+        start = 0
+        for chunk in vectors:
+            # By what the others are shrunk is known at the end: it changes nothing about which is the least.
+            seen = as_points(self._metric, chunk, 1.0) if self._metric == "cosine" else chunk
+            np.minimum(self._low, seen.min(axis=0), out=self._low)
+            np.maximum(self._high, seen.max(axis=0), out=self._high)
+            first, last = np.searchsorted(self._chosen, (start, start + len(chunk)))
+            self._points[first:last] = seen[self._chosen[first:last] - start]
+            start += len(chunk)
+            yield chunk
+
+    def points(self, largest: float) -> NDArray[np.float32]:
+        """Those chosen, and unless these are all two that none lies beyond: codes are as exact as their engine says."""
+        seen = self._points[:-2] if self._whole else self._points
+        return seen if self._metric == "cosine" else as_points(self._metric, seen, largest)
+
+
 def _points(rows: RowFile) -> Iterator[NDArray[np.float32]]:
     about = rows.about
     for start in range(0, about.rows, CHUNK):
         yield as_points(about.metric, rows.span(start, min(start + CHUNK, about.rows)), about.largest)
-
-
-def _sample(rows: RowFile) -> NDArray[np.float32]:
-    """Points from first to last, since rows are in order of time and what is seen of them drifts."""
-    about = rows.about
-    few = max(1, min(about.rows, _SAMPLE_BYTES // (4 * about.dimension)))
-    sample = as_points(about.metric, rows.take(np.arange(few) * about.rows // few), about.largest)
-    if few == about.rows:
-        return sample
-    # None lies beyond what is learned from: codes are as exact as their engine says.
-    lows, highs = zip(*((part.min(axis=0), part.max(axis=0)) for part in _points(rows)), strict=True)
-    return np.concatenate([sample, [np.min(lows, axis=0), np.max(highs, axis=0)]])
 
 
 def _gather(
@@ -174,8 +207,8 @@ def _gather(
 ) -> tuple[list[RowFile], _Gathered]:
     published = snapshot.segments(prefix)
     unsealed = list(snapshot.unsealed(prefix))
+    stored = [prefix + key.encode() for key in unsealed]
     gathered = _Gathered()
-    width = dimension * 4
     inputs: list[RowFile] = []
     for number in job.inputs:
         if number not in published:
@@ -186,9 +219,9 @@ def _gather(
         if known.dead:
             dead = np.unpackbits(np.frombuffer(known.dead, np.uint8), count=rows.rows, bitorder="little")
             alive &= dead == 0
-        for key, row in zip(unsealed, rows.find(unsealed).tolist(), strict=True):
+        for raw, row in zip(stored, rows.find(unsealed).tolist(), strict=True):
             # What a segment holds as it is in L3 was only just sealed, and is soon counted as sealed.
-            if row >= 0 and (job.unsealed or rows.versions[row] != snapshot.vector_version(prefix + key.encode())):
+            if row >= 0 and (job.unsealed or rows.versions[row] != snapshot.vector_version(raw)):
                 alive[row] = False
         kept = np.flatnonzero(alive)
         heads = rows.heads(kept)
@@ -200,14 +233,13 @@ def _gather(
         versions: list[int] = []
         at: list[float] = []
         expires: list[float] = []
-        for key in unsealed:
-            frame = snapshot.record(prefix + key.encode())
-            if frame is not None and frame.flags & HAS_VECTOR and snapshot.vector_bytes(prefix + key.encode()) == width:
+        for key, outline in zip(unsealed, snapshot.outlines(stored, dimension * 4), strict=True):
+            if outline is not None:
                 keys.append(key)
-                metadata.append(frame.metadata)
-                versions.append(frame.version)
-                at.append(frame.at)
-                expires.append(frame.expires)
+                versions.append(outline[1])
+                at.append(outline[2])
+                expires.append(outline[3])
+                metadata.append(outline[4])
         gathered.add(-1, np.arange(len(keys)), keys, metadata, versions, at, expires)
     return inputs, gathered
 
@@ -221,59 +253,70 @@ def _vectors(
     source: NDArray[np.int64],
     row: NDArray[np.int64],
 ) -> Iterator[NDArray[np.float32]]:
-    for start in range(0, len(source), CHUNK):
-        part = slice(start, min(start + CHUNK, len(source)))
+    for start in range(0, len(source), _STRIP):
+        part = slice(start, min(start + _STRIP, len(source)))
         chunk = np.empty((part.stop - start, dimension), np.float32)
         for number, rows in enumerate(inputs):
             here = np.flatnonzero(source[part] == number)
             if len(here):
                 chunk[here] = rows.take(row[part][here])
-        for at in np.flatnonzero(source[part] < 0).tolist():
-            key = prefix + place.keys[start + at].encode()
-            found = snapshot.vector(key)
-            if found is None or found[0] != place.versions[start + at] or len(found[1]) != dimension * 4:
-                raise CorruptionError(f"record {key!r}: its vector is missing or of another version")
-            chunk[at] = np.frombuffer(found[1], "<f4")
+        here = np.flatnonzero(source[part] < 0)
+        if len(here):
+            stored = [prefix + place.keys[start + at].encode() for at in here.tolist()]
+            raw = snapshot.vectors(stored, place.versions[part][here].tolist(), dimension * 4)
+            chunk[here] = np.frombuffer(raw, "<f4").reshape(-1, dimension)
         yield chunk
 
 
 def main() -> int:
-    """Build what the line on standard input asks for; lines of progress and the result go to standard output."""
-    parent, begun = int(sys.argv[1]), threading.Event()
+    """Build what each line on standard input asks for; lines of progress and the results go to standard output.
+
+    It ends with its input, when something failed, or when nothing was asked for in a while.
+    """
+    parent, building = int(sys.argv[1]), threading.Event()
 
     def watch() -> None:
         # Standard input ends with the process that wants this segment, unless one it has forked holds it open too.
         while os.getppid() == parent:
-            if begun.wait(_GLANCE) and select.select([0], [], [], _GLANCE)[0] and not os.read(0, CHUNK):
+            if building.wait(_GLANCE) and select.select([0], [], [], _GLANCE)[0] and building.is_set():
                 break
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-    job = msgspec.json.decode(sys.stdin.buffer.readline(), type=Job)
-    begun.set()
-    root = Path(os.fsdecode(job.root))
-    if job.threads == 1:
-        os.nice(_POLITE)
-
-    def tell(message: object) -> None:
-        sys.stdout.buffer.write(msgspec.json.encode(message) + b"\n")
-        sys.stdout.buffer.flush()
-
-    shelf = Shelf(root / "segments", engine_of)
-    try:
-        env = ColdEnv(root, job.generation, ColdConfig(), read_only=True)
+    polite = False
+    while select.select([0], [], [], IDLE)[0] and (line := sys.stdin.buffer.readline()):
+        job = msgspec.json.decode(line, type=Job)
+        if job.threads == 1 and not polite:
+            polite = True
+            os.nice(_POLITE)
+        building.set()
         try:
-            done = build(env, shelf, job, job.options.make, lambda rows, total: tell([rows, total]))
-        finally:
-            env.close()
-    except OSError as exc:
-        tell(f"{file_error(exc).__name__}: {exc}")
-        return 1
-    except TiermemError as exc:
-        tell(f"{type(exc).__name__}: {exc}")
-        return 1
-    tell(done)
+            done = _build(job)
+        except OSError as exc:
+            _tell(f"{file_error(exc).__name__}: {exc}")
+            return 1
+        except TiermemError as exc:
+            _tell(f"{type(exc).__name__}: {exc}")
+            return 1
+        # From here on input is the next job.
+        building.clear()
+        _tell(done)
     return 0
+
+
+def _build(job: Job) -> Built:
+    root = Path(os.fsdecode(job.root))
+    env = ColdEnv(root, job.generation, ColdConfig(), read_only=True)
+    try:
+        shelf = Shelf(root / "segments", engine_of)
+        return build(env, shelf, job, job.options.make, lambda rows, total: _tell([rows, total]))
+    finally:
+        env.close()
+
+
+def _tell(message: object) -> None:
+    sys.stdout.buffer.write(msgspec.json.encode(message) + b"\n")
+    sys.stdout.buffer.flush()
 
 
 if __name__ == "__main__":

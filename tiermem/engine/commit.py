@@ -1,21 +1,22 @@
-"""The committer: drains journals into L3, one transaction a batch, inline or in a thread."""
+"""The committer: drains journals into L3, one transaction a batch; inline, in a thread, or in the helper process."""
 
 from __future__ import annotations
 
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from tiermem.codec.operation import Operation, unpack_operations
+from tiermem.codec.operation import Operation
+from tiermem.engine.assistant import LOOK, Assistant
+from tiermem.engine.journals import STRETCH, Mark
 from tiermem.engine.transaction import Transaction
 from tiermem.engine.upkeep import Upkeep
-from tiermem.errors import CorruptionError, IncompatibleFormatError, StorageError, TiermemError
+from tiermem.errors import TiermemError
 from tiermem.tiers.cold import Writer, sealed
-from tiermem.tiers.cold.snapshot import marked
 from tiermem.tiers.journal import Journal
 
 if TYPE_CHECKING:
@@ -28,8 +29,18 @@ ROOM_SLICE: Final = 0.004
 IDLE: Final = 1.0
 """Seconds between looks at what expired while nothing is written."""
 RETRY: Final = 0.5
-WRAPS: Final = 20
-"""Tries at reading a journal that its owner keeps going round."""
+
+
+class Drained(NamedTuple):
+    """What one transaction applied of this process's journal: up to where, the operations and their versions."""
+
+    mark: int
+    position: int
+    ops: list[Operation]
+    versions: list[int]
+
+
+NOTHING: Final = Drained(0, 0, [], [])
 
 
 class Committer:
@@ -43,7 +54,7 @@ class Committer:
         self.superseded = 0
         self.last_seconds = 0.0
         self.upkeep = Upkeep(store)
-        self._foreign: dict[Path, tuple[int, Journal]] = {}
+        self.assistant = Assistant(store)
         self._turnstile = threading.Lock()
         self._group = threading.Condition()
         self._led = False
@@ -55,12 +66,14 @@ class Committer:
 
     @property
     def home(self) -> str:
-        """Where commits are made: "inline" or "thread"."""
-        return "inline" if self.store.config.cold.committer == "inline" else "thread"
+        """Where commits are made: "inline", "thread" or "helper"."""
+        if self.store.config.cold.committer == "inline":
+            return "inline"
+        return "helper" if self.assistant.present else "thread"
 
     def rouse(self) -> None:
         """Something was journaled: see to it that it is committed within `sync_interval`."""
-        if self.home == "inline":
+        if self.store.config.cold.committer == "inline":
             now = time.monotonic()
             if not self._due:
                 self._due = now + self.store.config.cold.sync_interval
@@ -69,31 +82,43 @@ class Committer:
                 self._work()
             return
         self.roused = True
-        self._event.set()
+        if self.assistant.present:
+            self.store.control.call_helper()
+        else:
+            self._event.set()
 
     def start(self) -> None:
         """Start the background thread, unless commits are made inline.
 
-        It also looks after what other clients leave behind and what expires while nothing is written.
+        It also looks after what other clients leave behind and what expires while nothing is written, or
+        after the helper that does.
         """
-        if self.home == "thread" and self._thread is None:
+        if self.store.config.cold.committer != "inline" and self._thread is None:
+            self.assistant.look()
             self._thread = threading.Thread(target=self._run, name="tiermem-committer", daemon=True)
             self._thread.start()
 
     def _run(self) -> None:
         pause = self.store.config.cold.sync_interval / 2
+        assistant = self.assistant
+        assistant.hire_if(0.0)
         while not self._stop:
-            if self._event.wait(IDLE):
+            if self._event.wait(LOOK if assistant.present else IDLE):
                 self._hurry.wait(pause)
             if self._stop:
                 return
             self._event.clear()
             self._hurry.clear()
+            if assistant.sees_to_it():
+                continue
             self.roused = False
+            began = time.monotonic()
             if not self._work() and not self._stop:
                 self.roused = True
                 self._hurry.wait(RETRY)
                 self._event.set()
+            else:
+                assistant.hire_if(time.monotonic() - began)
 
     def _work(self) -> bool:
         """Commit and keep up; False if that failed. The write that caused it was acknowledged before."""
@@ -140,7 +165,8 @@ class Committer:
             return
         # A frame may leave as much unused at the end of the ring as it takes.
         while journal.capacity - (journal.head - journal.applied) < min(2 * need, journal.capacity):
-            self.commit(budget=ROOM_SLICE)
+            if not (self.assistant.present and self.assistant.advanced()):
+                self.commit(budget=ROOM_SLICE)
 
     def flush(self) -> None:
         """Commit what every process had journaled when called."""
@@ -149,7 +175,7 @@ class Committer:
     def replay(self) -> None:
         """Commit what clients that have died had journaled, and what the living have."""
         control = self.store.control
-        dead = {int(path.stem) for path in control.journals()}.difference(control.live())
+        dead = {int(path.stem) for path in self.store.journals.paths()}.difference(control.live())
         if self.store.journal is None:
             # The journal found in one's own slot is a predecessor's.
             dead.add(self.store.slot)
@@ -159,15 +185,17 @@ class Committer:
         self,
         *,
         everything: bool = False,
+        others: bool = False,
         dead: frozenset[int] = frozenset(),
         decision: Decision | None = None,
         budget: float = SLICE,
         work: Callable[[Writer], None] | None = None,
     ) -> list[int]:
-        """One transaction: own journal (for `budget` seconds), with `everything` all others, then the rest.
+        """One transaction: own journal (for `budget` seconds), with `others` theirs too, then the rest.
 
-        Of `dead` slots intact frames behind the head are applied too. `decision` returns what to apply
-        once all journals were drained; `work` may do anything. Returns the versions `decision`'s got.
+        With `everything` all journals are drained, whatever that takes; of `dead` slots intact frames behind the
+        head are applied too. `decision` returns what to apply once that was done; `work` may do anything.
+        Returns the versions `decision`'s got.
         """
         store = self.store
         if everything:
@@ -176,17 +204,17 @@ class Committer:
         failure: TiermemError | None = None
         versions: list[int] = []
         drafts: Sequence[Any] = ()
+        moved: dict[int, Mark] = {}
         started = time.perf_counter()
         with self._turn(), ExitStack() as stack:
             store.check_writable()
             writer = stack.enter_context(self._transaction())
-            mark = 0 if store.journal is None else writer.applied(store.slot, store.journal.id, store.journal.head)
             # From here on: whoever had to wait for the lock has all the more to commit.
             deadline = None if everything else time.perf_counter() + budget
-            own, position = self._drain_own(writer, mark, deadline)
+            own = self._drain_own(writer, deadline)
             first_other = len(writer.changes)
-            if everything:
-                self._drain_others(writer, dead)
+            if everything or others:
+                moved = store.journals.drain(writer, dead, deadline)
             if decision is not None:
                 try:
                     drafts = decision(writer)
@@ -202,7 +230,7 @@ class Committer:
                 work(writer)
             transaction = writer.finish()
             stack.close()
-            self._settle(writer, mark, own, position, first_other, transaction)
+            self._settle(writer, own, first_other, transaction, moved if others else {})
             self.last_seconds = time.perf_counter() - started
             store.degraded.pop("committer", None)
         if failure is not None:
@@ -220,119 +248,55 @@ class Committer:
             self.store.commit_lock.release()
 
     def _transaction(self) -> Transaction:
-        return Transaction(self.store, self.upkeep.sample)
+        return Transaction(self.store, self.upkeep.sampler)
 
-    def _drain_own(self, writer: Writer, mark: int, deadline: float | None) -> tuple[list[tuple[Operation, int]], int]:
-        journal = self.store.journal
-        own: list[tuple[Operation, int]] = []
-        position = mark
+    def _drain_own(self, writer: Writer, deadline: float | None) -> Drained:
+        store, journal = self.store, self.store.journal
         if journal is None:
-            return own, position
-        for frame in journal.frames(mark):
-            own.extend([(op, writer.apply(op)) for op in unpack_operations(frame.payload)])
-            position = frame.end
+            return NOTHING
+        position = mark = writer.applied(store.slot, journal.id, journal.head)
+        ops: list[Operation] = []
+        versions: list[int] = []
+        done = 0
+        while True:
+            with store.lock:
+                # Another thread may have retired some meanwhile: that moves the others forward.
+                while done and (done > len(store.line) or store.line[done - 1].end > position):
+                    done -= 1
+                waiting = _stretch(islice(store.line, done, None))
+            if not waiting:
+                break
+            done += len(waiting)
+            part = [op for op in waiting if op.end > position]
+            versions.extend(writer.apply_all(part))
+            ops.extend(part)
+            position = max(position, waiting[-1].end)
             if deadline is not None and time.perf_counter() > deadline:
                 break
         if position != mark:
-            writer.set_mark(self.store.slot, journal.id, position)
-        return own, position
-
-    def _drain_others(self, writer: Writer, dead: frozenset[int] = frozenset()) -> None:
-        store = self.store
-        missing = marked(writer)
-        for path in store.control.journals():
-            slot = int(path.stem)
-            missing.discard(slot)
-            if store.journal is not None and slot == store.slot:
-                continue
-            journal = self.foreign(path)
-            if journal is None:
-                continue
-            mark = position = writer.applied(slot, journal.id, journal.head)
-            for frame in journal.frames(mark, beyond=slot in dead):
-                for op in unpack_operations(frame.payload):
-                    writer.apply(op)
-                position = frame.end
-            if position != mark:
-                writer.set_mark(slot, journal.id, position)
-        if missing:
-            raise CorruptionError(f"journal {min(missing):03d} is missing: writes it held may be lost")
-
-    def foreign(self, path: Path) -> Journal | None:
-        """The journal of another client, mapped; None if it is not in service or has gone.
-
-        Raises:
-            IncompatibleFormatError: it belongs to another store.
-        """
-        try:
-            inode = os.stat(path).st_ino
-        except FileNotFoundError:
-            return None
-        known = self._foreign.get(path)
-        if known is not None and known[0] == inode:
-            journal = known[1]
-            journal.refresh()
-        else:
-            journal = Journal(path, writable=False)
-            if known is not None:
-                known[1].close()
-            self._foreign[path] = (inode, journal)
-        if journal.id and journal.store_id != self.store.store_id:
-            raise IncompatibleFormatError(f"journal {path.name} belongs to another store")
-        return journal
-
-    def unapplied(self, path: Path) -> list[Operation]:
-        """What another client has journaled and nobody has applied.
-
-        Raises:
-            CorruptionError: it cannot be read.
-        """
-        for _ in range(WRAPS):
-            journal = self.foreign(path)
-            if journal is None:
-                return []
-            with self.store.cold.read() as snapshot:
-                mark = snapshot.applied(int(path.stem), journal.id, journal.head)
-            try:
-                return list(operations(journal, mark, journal.head))
-            except CorruptionError:
-                # The owner may have gone round the ring meanwhile: then the mark has moved on too.
-                with self.store.cold.read() as snapshot:
-                    if snapshot.applied(int(path.stem), journal.id, journal.head) == mark:
-                        raise
-        raise StorageError(f"journal {path.name} is written faster than it can be read")
+            writer.set_mark(store.slot, journal.id, position)
+        return Drained(mark, position, ops, versions)
 
     def _settle(
-        self,
-        writer: Writer,
-        mark: int,
-        own: list[tuple[Operation, int]],
-        position: int,
-        first_other: int,
-        transaction: int,
+        self, writer: Writer, own: Drained, first_other: int, transaction: int, moved: dict[int, Mark] | None = None
     ) -> None:
-        """Make this process agree with what was just committed."""
+        """Make this process agree with what was just committed; tell the one client of which all of it was, if any."""
         store = self.store
-        sequence = writer.counters.next_sequence
+        first, sequence = writer.first_new, writer.counters.next_sequence
         with store.lock:
-            journal = store.journal
-            store.follower.retire(mark)
-            for op, version in own:
+            store.follower.retire(own.mark)
+            for op, version in zip(own.ops, own.versions, strict=True):
                 space = store.spaces.get(op.namespace)
-                if space is None:
-                    continue
-                known = space.pending.get(op.key)
-                if known is not None and known.version == op.version:
+                if space is not None and space.pending.get(op.key) is op:
                     del space.pending[op.key]
                     if version != op.version:
                         store.follower.absorb([(op.namespace, op.key, 0, version)], own=True)
-            if journal is not None and position > journal.applied:
-                journal.applied = position
+            store.follower.retire(own.position)
             store.follower.absorb(writer.changes[first_other:], own=True)
             store.observe(writer.counters.highest)
             # Whatever was read before this commit is out of date for what it retired.
             store.seen_stamp = max(store.seen_stamp, transaction)
-            followed = writer.first_new == store.seen_sequence
+            followed = first == store.seen_sequence
             if followed:
                 store.seen_sequence = sequence
         self.commits += 1
@@ -340,9 +304,14 @@ class Committer:
         self.superseded += writer.superseded
         store.control.publish_time(store.clock.now())
         self.upkeep.ripen(sealed.ripe(writer, store.config.vector.seal_rows))
+        only = -1
+        if moved and len(moved) == 1:
+            ((only, mark),) = moved.items()
+            store.control.tell(only, *mark, first, sequence, transaction)
         if writer.changes:
-            store.control.publish(sequence, store.generation)
+            store.control.publish(sequence, store.generation, but=only)
         if not followed:
+            store.control.missed[0] = 1
             store.follower.catch_up()
 
     def open_journal(self) -> None:
@@ -352,26 +321,25 @@ class Committer:
             store.check_writable()
             if store.journal is not None:
                 return
-            path = store.control.journal_path(store.slot)
+            path = store.journals.path(store.slot)
             fresh = Journal.create(path.with_suffix(".fresh"), store.config.cold.journal_bytes)
             journal_id = int.from_bytes(os.urandom(8)) | 1
             fresh.reset(store.store_id, journal_id)
             # The predecessor is applied, and both are named, before the one takes the other's place.
             with self._transaction() as writer:
-                self._drain_others(writer)
-                old = self.foreign(path)
+                store.journals.drain(writer)
+                old = store.journals.of(path)
                 before = (0, 0) if old is None else (old.id, writer.applied(store.slot, old.id, old.head))
                 writer.set_mark(store.slot, journal_id, 0, before)
                 stamp = writer.finish()
-            self._settle(writer, 0, [], 0, 0, stamp)
+            self._settle(writer, NOTHING, 0, stamp)
             fresh.publish(path)
             with self._transaction() as writer:
                 writer.set_mark(store.slot, journal_id, 0)
                 stamp = writer.finish()
-            self._settle(writer, 0, [], 0, 0, stamp)
-            known = self._foreign.pop(path, None)
-            if known is not None:
-                known[1].close()
+            self._settle(writer, NOTHING, 0, stamp)
+            store.journals.forget(path)
+            store.line.clear()
             store.journal = fresh
 
     def leave(self, move: Callable[[Writer], None]) -> None:
@@ -384,17 +352,19 @@ class Committer:
     def stop(self) -> None:
         """End the thread; what is pending stays journaled."""
         self._stop = True
+        self.assistant.stop()
         self._event.set()
         self._hurry.set()
         thread, self._thread = self._thread, None
         if thread is not None and thread is not threading.current_thread():
             thread.join()
-        for _, journal in self._foreign.values():
-            journal.close()
-        self._foreign.clear()
 
 
-def operations(journal: Journal, start: int, end: int) -> Iterator[Operation]:
-    """The operations in the frames of `journal` between two positions."""
-    for frame in journal.frames(start, end):
-        yield from unpack_operations(frame.payload)
+def _stretch(line: Iterable[Operation]) -> list[Operation]:
+    """The first operations in line: some, and the rest of the last one's frame, which is all or nothing."""
+    found: list[Operation] = []
+    for op in line:
+        if len(found) >= STRETCH and op.end != found[-1].end:
+            break
+        found.append(op)
+    return found

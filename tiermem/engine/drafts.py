@@ -277,13 +277,13 @@ def of_columns(
     for name, column in (("values", bodies), ("vectors", rows), ("metadatas", fields)):
         if len(column) != len(names):
             raise InvalidArgument(f"{name} has length {len(column)}, keys {len(names)}")
-    ops = [
-        put(store, space, key, value, metadata=metadata)
-        for key, value, metadata in zip(names, bodies, fields, strict=True)
-    ]
-    for op, raw in zip(ops, rows, strict=True):
-        if raw:
-            op.vector, op.flags = raw, HAS_VECTOR
+    flags = 0 if vectors is None else HAS_VECTOR
+    ops: list[Operation] = []
+    for key, value, metadata, raw in zip(names, bodies, fields, rows, strict=True):
+        now = store.clock.now()
+        encode_key(key)
+        body = encode(value)
+        ops.append(Operation(PUT, flags, space.name, key, 0, now, now, NEVER, encode_metadata(metadata), raw, body))
     return ops
 
 

@@ -10,7 +10,7 @@ from tiermem.engine.upkeep import Upkeep
 from tiermem.errors import TiermemError
 from tiermem.tiers.cold import ColdEnv
 from tiermem.tiers.cold.scrub import Scrub
-from tiermem.tiers.control import exclusive
+from tiermem.tiers.filelock import exclusive
 from tiermem.tiers.journal import Journal
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def _wipe_journals(store: Store) -> None:
     # While the lock is held nobody takes the slot of a client that has ended, nor its journal.
     with exclusive(store.root / "open.lock", relocate.PATIENCE):
         live = store.control.live()
-        for path in store.control.journals():
+        for path in store.journals.paths():
             slot = int(path.stem)
             if slot in live:
                 continue

@@ -56,9 +56,11 @@ class Handle:
         return store
 
     def _writable(self) -> Store:
-        store = self._current()
-        store.check_writable()
-        if self._read_only:
+        store = self._store
+        if self._stale[0]:
+            store.follower.catch_up()
+        if store.closed or store.read_only or self._read_only:
+            store.check_writable()
             raise ReadOnlyError(f"this handle on {store.root} was opened read-only")
         return store
 

@@ -14,7 +14,7 @@ from tiermem.tiers.cold.layout import STORE_FORMAT, Identity, unpack_identity
 from tiermem.tiers.cold.pages import PageFile
 from tiermem.tiers.cold.rebuild import Rebuild
 from tiermem.tiers.cold.salvage import Salvage
-from tiermem.tiers.control import exclusive
+from tiermem.tiers.filelock import exclusive
 from tiermem.tiers.journal import Journal
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def _identity(store: Store, snapshot: Snapshot) -> tuple[Identity, list[str]]:
         identity.moved_to = 0
         return identity, []
     store_id = b""
-    for path in store.control.journals():
+    for path in store.journals.paths():
         try:
             journal = Journal(path, writable=False)
         except TiermemError:

@@ -26,7 +26,8 @@ from tiermem.protocols import Clock, Embedder
 from tiermem.tiers.cold import ColdEnv, Writer
 from tiermem.tiers.cold.layout import STORE_FORMAT, Identity, State, pack_row
 from tiermem.tiers.cold.snapshot import marked
-from tiermem.tiers.control import Control, exclusive
+from tiermem.tiers.control import Control
+from tiermem.tiers.filelock import exclusive
 
 OPEN_TIMEOUT: Final = 30.0
 """Seconds to wait for another process that is opening or compacting the same store."""
@@ -64,6 +65,8 @@ def acquire(
             return known
         store = Store(root.resolve(), config or Config(), clock, embedder, read_only)
         try:
+            if repair and not read_only:
+                verification.outlast_helper(root)
             _open(store, verify=verify, repair=repair)
         except OSError as exc:
             raise StorageError(f"{root} cannot be opened: {exc}") from exc
@@ -229,13 +232,13 @@ def set_aside(store: Store) -> list[str]:
         gone = marked(snapshot)
     own = store.journal
     set_aside_now: set[int] = set()
-    for path in store.control.journals():
+    for path in store.journals.paths():
         slot = int(path.stem)
         gone.discard(slot)
         if own is not None and slot == store.slot:
             continue
         try:
-            store.committer.unapplied(path)
+            store.journals.unapplied(path)
         except TiermemError as exc:
             aside = path.with_suffix(".damaged")
             path.rename(aside)
@@ -245,7 +248,7 @@ def set_aside(store: Store) -> list[str]:
 
     def forget(writer: Writer) -> None:
         for slot in gone | set_aside_now:
-            writer.delete_mark(slot)
+            writer.set_mark(slot, None)
         writer.finish()
 
     if gone or set_aside_now:
@@ -255,7 +258,7 @@ def set_aside(store: Store) -> list[str]:
 
 def _settle_in(store: Store) -> None:
     """Replay every journal and start from the newest commit."""
-    store.control.stale[0] = 0
+    store.control.missed[0] = 0
     with store.cold.read() as snapshot:
         verification.check_announced(store.control, snapshot)
         state = snapshot.state()

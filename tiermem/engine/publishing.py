@@ -6,7 +6,7 @@ then they are in both, and the tail counts: so a crash at any point loses nothin
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -18,12 +18,17 @@ from tiermem.tiers.cold import sealed
 from tiermem.tiers.cold.layout import SegmentInfo
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from tiermem.engine.store import Store
     from tiermem.tiers.cold import Writer
+    from tiermem.tiers.vector.rowfile import RowFile
     from tiermem.tiers.vector.shelf import Shelf
 
 SLICE: Final = 1_000
 """Keys settled in one transaction, so that it stays short."""
+AWAITED_SLICE: Final = 10
+"""So many times more where somebody waits for it, and nobody searches: no longer than the sync of a commit may take."""
 
 
 def publish(store: Store, name: str, job: Job, built: Built, before: dict[int, SegmentInfo]) -> bool:
@@ -32,6 +37,7 @@ def publish(store: Store, name: str, job: Job, built: Built, before: dict[int, S
     `before`: what was published before it was built.
     """
     shelf = store.sealer.shelf
+    pace, some = _pace(store, job.awaited)
     while True:
         with store.cold.read() as snapshot:
             info = snapshot.info(name)
@@ -41,19 +47,15 @@ def publish(store: Store, name: str, job: Job, built: Built, before: dict[int, S
             published = snapshot.segments(prefix)
             if not published.keys() >= set(job.inputs):
                 return False
-            keys = list(unhurried(snapshot.unsealed(prefix)))
-            versions = [snapshot.vector_version(prefix + key.encode()) for key in unhurried(keys)]
+            keys = list(pace(snapshot.unsealed(prefix)))
+            versions = list(pace(snapshot.vector_versions(prefix + key.encode() for key in keys)))
         fresh = shelf.segment(job.number, built.seal, graph=built.graph) if built.rows else None
         changed: dict[int, SegmentInfo | None] = dict.fromkeys(job.inputs)
         held: dict[str, int] = {}
         if fresh is not None:
             dead = SegmentInfo(built.rows, built.seal, built.graph)
             places = fresh.rows.find(keys)
-            stale = [
-                row
-                for row, version in unhurried(zip(places.tolist(), versions, strict=True))
-                if row >= 0 and fresh.rows.versions[row] != version
-            ]
+            stale = _other_versions(fresh.rows, places, versions)
             for number in job.inputs:
                 stale.extend(_died_since(shelf, number, before[number], published[number], fresh))
             dead.dead = _bury(dead, stale)
@@ -78,20 +80,35 @@ def publish(store: Store, name: str, job: Job, built: Built, before: dict[int, S
         if _swap(store, name, info.id, epoch, changed):
             break
     # A merge settles nothing: what it saw deleted may be on its way into a segment that is being sealed.
-    names = list(settled) if job.unsealed else []
-    for start in range(0, len(names), SLICE):
-        part = names[start : start + SLICE]
+    pairs = list(settled.items()) if job.unsealed else []
+    for start in range(0, len(pairs), some):
+        part = pairs[start : start + some]
 
-        def settle(writer: Writer, part: Collection[str] = part) -> None:
+        def settle(writer: Writer, part: Collection[tuple[str, int]] = part) -> None:
             info = writer.live(name)
             # Taken back meanwhile: nobody holds them.
-            ours = info is not None and (fresh is None or job.number in writer.segments(info.prefix))
-            for key in unhurried(part) if ours else ():
-                sealed.settle(writer, name, key, settled[key])
+            if info is not None and (fresh is None or job.number in writer.segments(info.prefix)):
+                sealed.settle(writer, name, pace(part))
 
         store.committer.commit(work=settle)
     store.indexing.adopt(store.space(name))
     return True
+
+
+def _pace(store: Store, awaited: bool) -> tuple[Callable[[Iterable[Any]], Iterator[Any]], int]:
+    """With which pauses to go over keys, and how many of them to settle in one transaction."""
+    if awaited and all(space.index is None for space in list(store.spaces.values())):
+        # Nobody searches here: whoever waits for this comes first.
+        return iter, AWAITED_SLICE * SLICE
+    return unhurried, SLICE
+
+
+def _other_versions(rows: RowFile, places: NDArray[np.int64], versions: Sequence[int]) -> list[int]:
+    """Those of the rows at `places` (negative: none) that are not of the versions given."""
+    here = np.flatnonzero(places >= 0)
+    found = places[here]
+    stale: list[int] = found[rows.versions[found] != np.array(versions, np.uint64)[here]].tolist()
+    return stale
 
 
 def _died_since(shelf: Shelf, number: int, before: SegmentInfo, known: SegmentInfo, fresh: Any) -> list[int]:

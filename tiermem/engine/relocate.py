@@ -15,7 +15,8 @@ from tiermem.errors import InvalidArgument, StorageError
 from tiermem.tiers.cold import ColdEnv
 from tiermem.tiers.cold.layout import pack_row
 from tiermem.tiers.cold.rebuild import Rebuild
-from tiermem.tiers.control import Control, exclusive
+from tiermem.tiers.control import Control
+from tiermem.tiers.filelock import exclusive
 
 if TYPE_CHECKING:
     from tiermem.engine.store import Store

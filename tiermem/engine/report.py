@@ -78,7 +78,7 @@ def stats(store: Store) -> Stats:
     return Stats(
         path=str(store.root),
         generation=store.generation,
-        clients=len(store.control.live()),
+        clients=len(set(store.control.live()) - {store.control.helper}),
         namespaces={name: info.records for name, info in infos.items()},
         hot=hot_stats,
         vectors=vectors,

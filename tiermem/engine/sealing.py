@@ -17,7 +17,7 @@ from tiermem.engine.workshop import Workshop
 from tiermem.errors import CorruptionError, LockTimeout
 from tiermem.policy.merging import due
 from tiermem.tiers.cold import sealed
-from tiermem.tiers.control import exclusive
+from tiermem.tiers.filelock import exclusive
 from tiermem.tiers.vector.choice import EngineOptions, engine_of
 from tiermem.tiers.vector.shelf import Shelf
 from tiermem.types import Progress
@@ -53,9 +53,13 @@ class Sealer:
         return self.sealing, self.merging, self.adopting
 
     def wake(self, name: str) -> None:
-        """Look in the background at whether a namespace wants sealing or merging."""
-        if not (self._closing or self.store.read_only):
-            self.sealing.wake(name)
+        """Look in the background at whether a namespace wants sealing or merging; or have the helper look."""
+        if self._closing or self.store.read_only:
+            return
+        # An engine that is an object of this process's cannot be had elsewhere.
+        if isinstance(self.store.config.vector.engine, str) and self.store.committer.assistant.told(name):
+            return
+        self.sealing.wake(name)
 
     def mend(self, name: str) -> None:
         """Build in the background what cannot be used of a namespace's segments."""
@@ -68,6 +72,10 @@ class Sealer:
         self._workshop.stop()
         for lane in self.lanes:
             lane.stop()
+
+    def abandon(self) -> None:
+        """In a forked child: what is being built is the parent's."""
+        self._workshop.abandon()
 
     def engine_of(self, name: str) -> VectorEngine:
         """The engine that opens the graphs kept under a name."""
@@ -138,14 +146,13 @@ class Sealer:
                 self.withdraw(name)
                 published = {}
             if info.unsealed or not (clean and sound):
-                threads = os.cpu_count() or 1
                 try:
-                    self._make_or_condemn(name, list(published), unsealed=True, threads=threads, progress=progress)
+                    self._make_or_condemn(name, list(published), unsealed=True, awaited=True, progress=progress)
                 except CorruptionError:
                     if not any(number in published for number in self.shelf.condemned):
                         raise
                     self.withdraw(name)
-                    self._make(name, [], unsealed=True, threads=threads, progress=progress)
+                    self._make(name, [], unsealed=True, awaited=True, progress=progress)
         for lane in self.lanes:
             lane.forgive(name)
         if not self._tidy:
@@ -182,7 +189,7 @@ class Sealer:
             lock.release()
 
     def _make(
-        self, name: str, inputs: list[int], *, unsealed: bool, threads: int = 1, progress: Progress | None = None
+        self, name: str, inputs: list[int], *, unsealed: bool, awaited: bool = False, progress: Progress | None = None
     ) -> int:
         store = self.store
         vector = store.config.vector
@@ -197,7 +204,8 @@ class Sealer:
             int.from_bytes(os.urandom(8)) >> 1,
             inputs,
             unsealed,
-            threads,
+            (os.cpu_count() or 1) if awaited else 1,
+            awaited,
             EngineOptions(engine, vector.index, vector.m, vector.ef_construction),
         )
         # Whatever ends this early may leave files behind.
@@ -210,11 +218,11 @@ class Sealer:
         return job.number
 
     def _make_or_condemn(
-        self, name: str, inputs: list[int], *, unsealed: bool, threads: int = 1, progress: Progress | None = None
+        self, name: str, inputs: list[int], *, unsealed: bool, awaited: bool = False, progress: Progress | None = None
     ) -> int:
         """`_make`; where it ends at a damaged segment, that one is found and taken back in the background."""
         try:
-            return self._make(name, inputs, unsealed=unsealed, threads=threads, progress=progress)
+            return self._make(name, inputs, unsealed=unsealed, awaited=awaited, progress=progress)
         except CorruptionError:
             with self.store.cold.read() as snapshot:
                 info = snapshot.info(name)

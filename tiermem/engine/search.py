@@ -88,15 +88,14 @@ def matrix_bytes(store: Store, space: Space, vectors: Any) -> list[bytes]:
         raise InvalidVector(f"vectors is 2-D, a row each; got shape {matrix.shape}")
     known = describe(store, space)
     metric = space.metric if known else store.config.vector.metric
-    bad = ~np.isfinite(matrix).all(axis=1)
-    if metric == "cosine":
-        bad |= ~matrix.any(axis=1)
-    if bad.any():
-        as_vector(matrix[int(np.flatnonzero(bad)[0])], metric)
+    with np.errstate(all="ignore"):
+        squares = np.vecdot(matrix, matrix)
+    for row in np.flatnonzero(~((squares > 0.0) & (squares < math.inf))).tolist():
+        # Whatever has a norm is finite and not zero; the others are looked at one by one.
+        as_vector(matrix[row], metric)
     if known and matrix.shape[1] != space.dimension:
         raise DimensionMismatch(f"{space.name!r} has dimension {space.dimension}, the vectors {matrix.shape[1]}")
-    data, width = matrix.astype("<f4", copy=False).tobytes(), matrix.shape[1] * 4
-    return [data[start : start + width] for start in range(0, len(data), width)]
+    return [row.tobytes() for row in matrix.astype("<f4", copy=False)]
 
 
 def fix(store: Store, writer: Writer, drafts: Sequence[Draft]) -> None:

@@ -7,6 +7,7 @@ pending tables, L1). Nothing that can block is done under `lock`.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import time_ns
@@ -21,6 +22,7 @@ from tiermem.config import Config
 from tiermem.engine.commit import Committer
 from tiermem.engine.follower import Follower
 from tiermem.engine.indexing import Indexing
+from tiermem.engine.journals import Journals
 from tiermem.engine.latency import Histogram
 from tiermem.engine.loader import Loader
 from tiermem.engine.space import Decode, Space, Spaces, Tables
@@ -74,6 +76,9 @@ class Store:
         self.indexing = Indexing(self)
         self._sealer: Sealer | None = None
         self.journal: Journal | None = None
+        self.journals = Journals(self)
+        # What stands in the journal and is not known to be committed, in order.
+        self.line: deque[Operation] = deque()
         self.degraded: dict[str, str] = {}
         self.latency: dict[str, Histogram] = {}
         self.cold_hits = 0
@@ -135,9 +140,16 @@ class Store:
             with self.lock:
                 journal = self.journal
                 if journal is not None:
-                    op.version = self.next_version()
+                    # `next_version`, without the call.
+                    now = time_ns() // 1000
+                    if now <= self._last:
+                        now = self._last + 1
+                    self._last = now
+                    op.version = now << CLOCK_SHIFT | self.slot
                     payload = pack_operation(op, space.raw, op.key.encode())
-                    if len(payload) <= journal.largest and journal.append(payload, 1):
+                    if len(payload) <= journal.largest and (end := journal.append(payload, 1)):
+                        op.end = end
+                        self.line.append(op)
                         self.pend(space, op)
                         break
             if journal is None:
@@ -160,8 +172,10 @@ class Store:
                     for _, op in drafts:
                         op.version = self.next_version()
                     payload = b"".join([pack_operation(op, space.raw, op.key.encode()) for space, op in drafts])
-                    if len(payload) <= journal.largest and journal.append(payload, len(drafts)):
+                    if len(payload) <= journal.largest and (end := journal.append(payload, len(drafts))):
                         for space, op in drafts:
+                            op.end = end
+                            self.line.append(op)
                             self.pend(space, op)
                         break
             if journal is None:
@@ -234,9 +248,13 @@ class Store:
         if self.journal is not None:
             self.journal.close()
             self.journal = None
+        self.journals = Journals(self)
+        self.line.clear()
         self.committer = Committer(self)
         self.indexing = Indexing(self)
-        self._sealer = None
+        if self._sealer is not None:
+            self._sealer.abandon()
+            self._sealer = None
         self.hot.clear()
         for space in self.spaces.values():
             space.pending = {}

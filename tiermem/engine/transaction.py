@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from tiermem.engine import generations
 from tiermem.errors import CorruptionError
 from tiermem.tiers.cold import Writer
+from tiermem.tiers.cold.writer import Sampler
 
 if TYPE_CHECKING:
     from tiermem.engine.store import Store
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Transaction:
     """A write transaction on the current generation, as a `Writer`."""
 
-    def __init__(self, store: Store, sampler: Callable[[str, bytes], None]) -> None:
+    def __init__(self, store: Store, sampler: Sampler) -> None:
         self._store = store
         self._sampler = sampler
         self._stack = ExitStack()

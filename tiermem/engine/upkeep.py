@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from tiermem.tiers.cold import Writer, upkeep
-from tiermem.tiers.cold.layout import expiry_key
+from tiermem.tiers.cold.layout import NamespaceInfo, expiry_key
+from tiermem.tiers.cold.writer import Take
 
 if TYPE_CHECKING:
     from tiermem.engine.store import Store
@@ -17,6 +18,8 @@ INTERVAL: Final = 1.0
 """Seconds between two looks at whether there is anything to do."""
 BATCH: Final = 2_000
 """Rows removed in one transaction, so that it stays short."""
+CALM: Final = 2**18
+"""Journaled bytes that one transaction may have to apply at once."""
 RETRAIN: Final = 8
 """A dictionary is trained anew when its namespace has this many times the records."""
 SLACK: Final = 1_024
@@ -30,19 +33,18 @@ class Upkeep:
         self.store = store
         self._next = 0.0
         self._samples: dict[str, deque[bytes]] = {}
-        self._seen: dict[str, int] = {}
         self._ripe: dict[str, int] = {}
         self._grew: dict[str, int] = {}
 
-    def sample(self, name: str, value: bytes) -> None:
-        """Remember `value` as one that a dictionary for the namespace could be trained on."""
-        limit = self.store.config.codec.dictionary_samples
+    def sampler(self, name: str, info: NamespaceInfo) -> Take | None:
+        """What remembers values of a namespace, if a dictionary should be trained on them."""
+        config = self.store.config.codec
+        if not (config.dictionary_bytes and config.level) or info.records < info.trained * RETRAIN:
+            return None
         kept = self._samples.get(name)
         if kept is None:
-            kept = self._samples[name] = deque(maxlen=limit)
-            self._seen[name] = 0
-        kept.append(value)
-        self._seen[name] += 1
+            kept = self._samples[name] = deque(maxlen=config.dictionary_samples)
+        return kept.append
 
     def ripen(self, unsealed: Mapping[str, int]) -> None:
         """These namespaces have so many vectors that some could be sealed."""
@@ -77,11 +79,11 @@ class Upkeep:
         store = self.store
         live = store.control.live()
         with store.cold.read() as snapshot:
-            for path in store.control.journals():
+            for path in store.journals.paths():
                 slot = int(path.stem)
                 if slot in live:
                     continue
-                journal = store.committer.foreign(path)
+                journal = store.journals.of(path)
                 if journal is not None and snapshot.applied(slot, journal.id, journal.head) < journal.head:
                     return True
         return False
@@ -93,10 +95,12 @@ class Upkeep:
             sequence = snapshot.state().next_sequence
         if store.control.announced < sequence:
             store.control.publish(sequence, store.generation)
+            store.control.missed[0] = 1
             store.follower.catch_up()
 
     def run(self) -> None:
         """Do what there is to do, in short transactions."""
+        store = self.store
         while self._pending():
             done = 0
 
@@ -104,16 +108,21 @@ class Upkeep:
                 nonlocal done
                 done = self._work(writer)
 
-            self.store.committer.commit(everything=True, work=work)
+            store.committer.commit(work=work)
             if done < BATCH:
                 break
+        with store.cold.read() as snapshot:
+            floors = snapshot.state().floors
+        if floors and store.journals.behind() <= CALM:
+            # With every journal drained in the same transaction, nothing older than a floor can come any more.
+            store.committer.commit(everything=True, work=upkeep.purge_floors)
         self.train()
 
     def _pending(self) -> bool:
         store = self.store
         with store.cold.read() as snapshot:
             state = snapshot.state()
-            if state.floors or next(snapshot.rows(snapshot.dbs.garbage), None):
+            if next(snapshot.rows(snapshot.dbs.garbage), None):
                 return True
             if state.next_sequence - state.first_sequence > store.config.cold.log_retention + SLACK:
                 return True
@@ -128,32 +137,24 @@ class Upkeep:
     def _work(self, writer: Writer) -> int:
         done = upkeep.collect(writer, BATCH)
         done += upkeep.sweep(writer, self.horizon(), BATCH)
-        # After the sweep: every journal was drained in this transaction, so its floors can go too.
-        upkeep.purge_floors(writer)
         upkeep.trim_log(writer, self.store.config.cold.log_retention)
         return done
 
     def train(self) -> list[str]:
         """Train dictionaries where enough samples were seen; the namespaces that got one."""
         store = self.store
-        config = store.config.codec
         done: list[str] = []
-        if not config.dictionary_bytes or not config.level:
-            return done
         for name, samples in list(self._samples.items()):
-            if self._seen[name] < config.dictionary_samples:
-                continue
             with store.cold.read() as snapshot:
                 info = snapshot.info(name)
-            if info is None or info.dropped:
+            if info is None or info.dropped or info.records < info.trained * RETRAIN:
+                # Another process has trained one meanwhile.
                 self._samples.pop(name)
                 continue
-            if info.trained and info.records < info.trained * RETRAIN:
-                self._seen[name] = 0
+            if len(samples) < store.config.codec.dictionary_samples:
                 continue
             trained = store.compressor.train(list(samples))
-            self._seen[name] = 0
-
+            self._samples.pop(name)
             number = 0
 
             def keep(

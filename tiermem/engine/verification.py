@@ -7,6 +7,7 @@ or the page did not survive a power cut. So an ordinary opening compares two num
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -14,17 +15,20 @@ from tiermem.errors import CorruptionError, StorageError, TiermemError
 from tiermem.tiers.cold.env import check_file
 from tiermem.tiers.cold.pages import PageFile
 from tiermem.tiers.cold.walking import newest_commit, walk_apart
+from tiermem.tiers.control import Control
 
 if TYPE_CHECKING:
     from tiermem.engine.store import Store
     from tiermem.tiers.cold import ColdEnv, Snapshot
-    from tiermem.tiers.control import Control
 
 SMALL: Final = 64 * 2**20
 """Bytes of a data file below which its pages are walked after an unclean close."""
 CLOSED: Final = 511
 """The word of the control page that holds the stamp of the newest commit when the store was last closed."""
 WALKS: Final = 8
+LINGER: Final = 10.0
+"""Seconds a repair waits for the helper that clients have left behind."""
+_LOOK: Final = 0.05
 _GENERATION_SHIFT: Final = 48
 
 
@@ -49,6 +53,19 @@ def doubted(control: Control, cold: ColdEnv) -> bool:
     if control.words[CLOSED] == cold.newest_stamp():
         return False
     return (cold.path / "data.mdb").stat().st_size < SMALL and not control.live()
+
+
+def outlast_helper(root: Path) -> None:
+    """Wait for a helper that nobody is left to need: until it has gone, nothing can be repaired."""
+    if not (root / "control").exists():
+        return
+    control = Control(root)
+    deadline = time.monotonic() + LINGER
+    try:
+        while control.live() == [control.helper] and time.monotonic() < deadline:
+            time.sleep(_LOOK)
+    finally:
+        control.close()
 
 
 def check_announced(control: Control, snapshot: Snapshot) -> None:

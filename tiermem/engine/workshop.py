@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
+import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
@@ -13,6 +14,7 @@ import msgspec
 
 from tiermem.engine import builder
 from tiermem.engine.builder import Built, Job
+from tiermem.engine.processes import start
 from tiermem.errors import CorruptionError, StorageError, StoreFullError, TiermemError, file_error
 from tiermem.types import Progress
 
@@ -24,18 +26,29 @@ _message: Final = msgspec.json.Decoder(Built | tuple[int, int] | str)
 
 
 class Workshop:
-    """Runs builders, and ends them when the store is closed."""
+    """Runs builders, keeps those that may be needed again, and ends them when the store is closed."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        self._lock = threading.Lock()
         self._children: set[subprocess.Popen[bytes]] = set()
+        self._idle: list[tuple[float, subprocess.Popen[bytes]]] = []
         self._closing = False
 
     def stop(self) -> None:
         """End what is being built."""
-        self._closing = True
-        for child in list(self._children):
-            child.terminate()
+        with self._lock:
+            self._closing = True
+            idle, self._idle = self._idle, []
+            for child in self._children:
+                child.terminate()
+        for _, child in idle:
+            _end(child)
+
+    def abandon(self) -> None:
+        """In a forked child: the builders are the parent's, and nobody here waits for them."""
+        for child in (*self._children, *(child for _, child in self._idle)):
+            child.returncode = 0
 
     def run(self, job: Job, progress: Progress) -> Built:
         """Have a segment built.
@@ -45,34 +58,51 @@ class Workshop:
         """
         store = self.store
         own = store.config.vector.engine
-        # Modules are found where they are found here, and never in the working directory by chance.
-        command = [sys.executable, "-P", "-m", "tiermem.engine.builder", str(os.getpid())]
-        known = {**os.environ, "PYTHONPATH": os.pathsep.join(os.path.abspath(place) for place in sys.path)}
-        child = None
-        if isinstance(own, str) and sys.executable:
-            try:
-                child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=known)  # noqa: S603 - this interpreter, a module of ours
-            except OSError:
-                # No process may be started here: the work is done in this one.
-                child = None
+        # Where no process may be started, the work is done in this one.
+        child = self._child(job) if isinstance(own, str) else None
         if child is None:
             # One thread: after a parallel region in this process, a forked child could hang in one.
             alone = msgspec.structs.replace(job, threads=1)
             return _here(store, alone, job.options.make if isinstance(own, str) else lambda rows: own, progress)
-        self._children.add(child)
+        built = None
+        with self._lock:
+            self._children.add(child)
         try:
             if self._closing:
                 raise StorageError("the store is being closed")
-            return _follow(child, job, progress)
+            built = _follow(child, job, progress)
+            return built
         finally:
-            self._children.discard(child)
-            child.kill()
-            for pipe in (child.stdin, child.stdout):
-                # Not read to its end: a process forked meanwhile may hold the other end open.
-                with suppress(OSError):
-                    if pipe is not None:
-                        pipe.close()
-            child.wait()
+            with self._lock:
+                self._children.discard(child)
+                kept = built is not None and job.threads == 1 and not self._closing
+                if kept:
+                    self._idle.append((time.monotonic(), child))
+            if not kept:
+                _end(child)
+
+    def _child(self, job: Job) -> subprocess.Popen[bytes] | None:
+        """A builder, a new one unless one in the background has just finished; None where none may be started."""
+        fresh = time.monotonic() - builder.IDLE / 2
+        while job.threads == 1:
+            with self._lock:
+                since, child = self._idle.pop() if self._idle else (0.0, None)
+            if child is None:
+                break
+            if since > fresh and child.poll() is None:
+                return child
+            _end(child)
+        return start("tiermem.engine.builder", str(os.getpid()))
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    child.kill()
+    for pipe in (child.stdin, child.stdout):
+        # Not read to its end: a process forked meanwhile may hold the other end open.
+        with suppress(OSError):
+            if pipe is not None:
+                pipe.close()
+    child.wait()
 
 
 def _here(store: Store, job: Job, engine_for: Callable[[int], VectorEngine], progress: Progress) -> Built:

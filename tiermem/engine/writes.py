@@ -58,16 +58,17 @@ class Writes(Handle):
         store = self._writable()
         space = store.space(namespace)
         op = drafts.put(store, space, key, value, vector, metadata, ttl, at, text)
+        if if_version is None and guard is None and not op.vector:
+            # `_submit` would do the same, a little later.
+            version = store.submit(space, op)
+            if durable:
+                store.committer.drain()
+            return version
         return self._submit(store, space, op, durable, if_version, guard)
 
     def _submit(
         self, store: Store, space: Space, op: Operation, durable: bool, if_version: int | None, guard: Guard | None
     ) -> int:
-        if if_version is None and guard is None and not op.vector:
-            version = store.submit(space, op)
-            if durable:
-                store.committer.drain()
-            return version
         conditions = drafts.conditions(space, op.key, if_version, guard)
         version = drafts.send(store, [(space, op)], conditions)[0]
         if durable:

@@ -17,26 +17,33 @@ import select
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from tiermem.errors import CorruptionError, LockTimeout, StorageError, file_error
+from tiermem.errors import CorruptionError, StorageError, file_error
+from tiermem.tiers.filelock import try_lock
 
 SLOTS: Final = 512
-MAGIC: Final = b"TMCTRL\x00\x01"
+MAGIC: Final = b"TMCTRL\x00\x02"
 _HEADER_BYTES: Final = 4096
 _ROW_WORDS: Final = 8
 _SIZE: Final = _HEADER_BYTES + SLOTS * _ROW_WORDS * 8
 _COUNTER: Final = 8
 _GENERATION_SHIFT: Final = 48
 _GENERATION: Final = 16
+_HELPER: Final = 24
+"""One more than the slot of the helper process; 0 if there is none."""
 _FIRST_ROW: Final = _HEADER_BYTES // 8
 _TIME: Final = 0
+_LOCK: Final = 1
+"""Odd while the words behind it, which tell how far a journal is applied, are being written."""
+_PROGRESS: Final = slice(2, 7)
 _WAITING: Final = 1024
 """From this byte on, one byte a slot: 1 while that client sleeps."""
 _STALE: Final = 2048
-"""From this byte on, one byte a slot: 1 if there may be commits that client has not read."""
+"""From this byte on, two bytes a slot: 1 if there may be commits that client has not read, and 1 if its journal was
+applied further by the helper."""
 _ALL_STALE: Final = b"\x01" * SLOTS
 _NAP: Final = 0.25
 _BLIND_NAP: Final = 0.02
@@ -45,34 +52,18 @@ _FLOAT: Final = struct.Struct("=d")
 _WORD: Final = struct.Struct("=Q")
 
 
-@contextlib.contextmanager
-def exclusive(path: Path, timeout: float) -> Iterator[None]:
-    """Hold the lock file `path`, which only this function opens.
+class Progress(NamedTuple):
+    """How far the helper has applied a client's journal.
 
-    Raises:
-        LockTimeout: another process held it for longer than `timeout` seconds.
+    The commits that brought it there left nothing in the log between the sequences `first` and `sequence`
+    but what stands in that journal; `stamp` is the last one's.
     """
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        deadline = time.monotonic() + timeout
-        while not _try_lock(fd):
-            if time.monotonic() >= deadline:
-                raise LockTimeout(f"{path.name} was held by another process for {timeout} s")
-            # Opening is rare and short: a pause here is no wait on any path a user feels.
-            time.sleep(0.002)
-        yield
-    finally:
-        os.close(fd)
 
-
-def _try_lock(fd: int, kind: int = fcntl.LOCK_EX) -> bool:
-    try:
-        fcntl.lockf(fd, kind | fcntl.LOCK_NB)
-    except OSError as exc:
-        if exc.errno in (errno.EAGAIN, errno.EACCES):
-            return False
-        raise
-    return True
+    journal: int
+    applied: int
+    first: int
+    sequence: int
+    stamp: int
 
 
 class _Watch:
@@ -92,8 +83,9 @@ class _Watch:
 class Control:
     """The mapped control page of one store, and this process's slot in it.
 
-    `stale[0]` is true if there may be commits this client has not read. Whoever commits sets it;
-    the client clears it *before* it reads, so that nothing falls in between.
+    `stale[0]` is true if `missed[0]` or `moved[0]` is: there may be commits this client has not read, or its
+    journal was applied further by the helper. Whoever commits sets them; the client clears them *before* it
+    reads, so that nothing falls in between.
     """
 
     def __init__(self, root: Path, *, read_only: bool = False) -> None:
@@ -118,7 +110,11 @@ class Control:
             access = mmap.ACCESS_READ if read_only else mmap.ACCESS_WRITE
             self._map = mmap.mmap(file.fileno(), _SIZE, access=access)
         self.words = memoryview(self._map).cast("Q")
+        self._bytes = memoryview(self._map)
+        self._missed = self._bytes[_STALE : _STALE + 2 * SLOTS : 2]
         self.stale: Any = _Watch(self)
+        self.missed: Any = self.stale
+        self.moved: Any = [0]
 
     def _usable(self) -> bool:
         try:
@@ -154,18 +150,58 @@ class Control:
         """Number of the LMDB environment in use, 0 if not yet published."""
         return self.words[_GENERATION]
 
-    def publish(self, sequence: int, generation: int) -> None:
-        """Announce the commit that ended at `sequence` to all others, and wake whoever waits."""
+    def publish(self, sequence: int, generation: int, but: int = -1) -> None:
+        """Announce the commit that ended at `sequence` to all others except the slot `but`, and wake whoever waits."""
         self.words[_GENERATION] = generation
         # No value comes twice, or one who waits for another would miss a commit.
         self.words[_COUNTER] = generation << _GENERATION_SHIFT | sequence
-        own, end = _STALE + self.slot, _STALE + SLOTS
-        self._map[_STALE:own] = _ALL_STALE[: own - _STALE]
-        self._map[own + 1 : end] = _ALL_STALE[: end - own - 1]
+        start = 0
+        for end in (*sorted({self.slot, but} - {-1}), SLOTS):
+            self._missed[start:end] = _ALL_STALE[: end - start]
+            start = end + 1
         at = self._map.find(b"\x01", _WAITING, _WAITING + SLOTS)
         while at >= 0:
             self._ring(at - _WAITING)
             at = self._map.find(b"\x01", at + 1, _WAITING + SLOTS)
+
+    def tell(self, slot: int, journal: int, applied: int, first: int, sequence: int, stamp: int) -> None:
+        """Tell a client how far its journal was applied, by a commit of nothing else; only the helper does."""
+        row = _FIRST_ROW + slot * _ROW_WORDS
+        words = self.words
+        known = words[row : row + _ROW_WORDS][_PROGRESS]
+        if known[0] == journal and known[3] == first:
+            first = known[2]
+        writing = words[row + _LOCK] | 1
+        words[row + _LOCK] = writing
+        for at, word in enumerate((journal, applied, first, sequence, stamp), row + _PROGRESS.start):
+            words[at] = word
+        words[row + _LOCK] = writing + 1
+        self._map[_STALE + 2 * slot + 1] = 1
+
+    @property
+    def progress(self) -> Progress | None:
+        """What the helper told this client last; None if it is just being told, or never was."""
+        row = _FIRST_ROW + self.slot * _ROW_WORDS
+        lock = self.words[row + _LOCK]
+        found = Progress(*self.words[row : row + _ROW_WORDS][_PROGRESS])
+        return None if lock & 1 or not found.journal or self.words[row + _LOCK] != lock else found
+
+    # The helper process: the client that applies everybody's journals.
+
+    @property
+    def helper(self) -> int:
+        """The slot of the helper, -1 if there is none; one that was killed leaves its slot behind."""
+        return self.words[_HELPER] - 1
+
+    @helper.setter
+    def helper(self, slot: int) -> None:
+        self.words[_HELPER] = slot + 1
+
+    def call_helper(self) -> None:
+        """Wake the helper if it sleeps."""
+        slot = self.helper
+        if slot >= 0 and self._map[_WAITING + slot]:
+            self._ring(slot)
 
     def publish_time(self, now: float) -> None:
         """Announce this client's clock."""
@@ -182,10 +218,6 @@ class Control:
     def _lock_path(self, slot: int) -> Path:
         return self.root / "clients" / f"{slot:03d}.lock"
 
-    def journal_path(self, slot: int) -> Path:
-        """Where the journal of `slot` lies."""
-        return self.root / "journals" / f"{slot:03d}.journal"
-
     def claim(self) -> int:
         """Take the lowest free slot.
 
@@ -194,12 +226,16 @@ class Control:
         """
         for slot in range(SLOTS):
             fd = os.open(self._lock_path(slot), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            if _try_lock(fd):
+            if try_lock(fd):
                 self.slot, self._lock_fd = slot, fd
-                self.words[_FIRST_ROW + slot * _ROW_WORDS + _TIME] = 0
+                row = _FIRST_ROW + slot * _ROW_WORDS
+                for word in range(row, row + _ROW_WORDS):
+                    self.words[word] = 0
                 self._map[_WAITING + slot] = 0
-                self.stale = memoryview(self._map)[_STALE + slot : _STALE + slot + 1]
-                self.stale[0] = 1
+                at = _STALE + 2 * slot
+                self.stale = memoryview(self._map)[at : at + 2].cast("H")
+                self.missed, self.moved = self._bytes[at : at + 1], self._bytes[at + 1 : at + 2]
+                self.missed[0] = 1
                 return slot
             os.close(fd)
         raise StorageError(f"all {SLOTS} client slots of this store are taken")
@@ -217,16 +253,11 @@ class Control:
             # A shared lock, for which reading is enough: a client that may only read counts too.
             fd = os.open(self._lock_path(slot), os.O_RDONLY | os.O_CLOEXEC)
             try:
-                if not _try_lock(fd, fcntl.LOCK_SH):
+                if not try_lock(fd, fcntl.LOCK_SH):
                     found.append(slot)
             finally:
                 os.close(fd)
         return found
-
-    def journals(self) -> list[Path]:
-        """Every journal file there is."""
-        folder = self.root / "journals"
-        return [folder / name for name in sorted(os.listdir(folder)) if name.endswith(".journal")]
 
     # A bell is a FIFO of the slot's own: whoever commits writes a byte to those that wait.
 
@@ -238,6 +269,20 @@ class Control:
             while self.counter == seen and not self._closing and time.monotonic() < deadline:
                 time.sleep(_BLIND_NAP)
             return self.counter != seen
+        with self._within_hearing() as poller:
+            while self.counter == seen and not self._closing and (left := deadline - time.monotonic()) > 0:
+                # Another thread may read the byte that was meant for this one: hence a longest nap.
+                self._nap(poller, min(left, _NAP))
+        return self.counter != seen
+
+    def doze(self, busy: Callable[[], bool], timeout: float) -> None:
+        """Sleep until rung or `timeout` seconds have passed, unless `busy()` after who rings would be heard."""
+        with self._within_hearing() as poller:
+            if not busy():
+                self._nap(poller, timeout)
+
+    @contextlib.contextmanager
+    def _within_hearing(self) -> Iterator[select.poll]:
         with self._sleepers_lock:
             if self._bell < 0:
                 path = self._bell_path(self.slot)
@@ -250,17 +295,17 @@ class Control:
         poller = select.poll()
         poller.register(self._bell, select.POLLIN)
         try:
-            while self.counter == seen and not self._closing and (left := deadline - time.monotonic()) > 0:
-                # Another thread may read the byte that was meant for this one: hence a longest nap.
-                poller.poll(min(left, _NAP) * 1000)
-                with contextlib.suppress(BlockingIOError):
-                    os.read(self._bell, 4096)
+            yield poller
         finally:
             with self._sleepers_lock:
                 self._sleepers -= 1
                 if not self._sleepers:
                     self._map[_WAITING + self.slot] = 0
-        return self.counter != seen
+
+    def _nap(self, poller: select.poll, timeout: float) -> None:
+        poller.poll(timeout * 1000)
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._bell, 4096)
 
     def _bell_path(self, slot: int) -> Path:
         return self.root / "clients" / f"{slot:03d}.bell"

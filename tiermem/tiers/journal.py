@@ -33,6 +33,9 @@ _HEADER: Final = struct.Struct("<8sII16sQQ16s")
 _CHECKSUM: Final = struct.Struct("<Q")
 _FRAME: Final = struct.Struct("<QII")
 _SIZES: Final = struct.Struct("<II")
+_pack_sizes: Final = _SIZES.pack
+_seal: Final = _CHECKSUM.pack_into
+_unpack_frame: Final = _FRAME.unpack_from
 
 
 class JournalFrame(NamedTuple):
@@ -55,7 +58,8 @@ def boot_id() -> bytes:
 class Journal:
     """One journal file, mapped. `id` 0 means it was never put into service.
 
-    `wiped` is the generation of the store as of which it holds nothing but what is still to be applied.
+    `largest`: most payload bytes one frame may hold. `wiped`: the generation of the store as of which it holds
+    nothing but what is still to be applied.
     """
 
     def __init__(self, path: Path, *, writable: bool) -> None:
@@ -81,6 +85,7 @@ class Journal:
             raise StorageError(f"journal {path.name} cannot be mapped: {exc}") from exc
         self._words = memoryview(self._map)[:HEADER_BYTES].cast("Q")
         self.capacity = size - HEADER_BYTES
+        self.largest = self.capacity // 2 - FRAME_BYTES
         self.applied = 0
         self.wiped = -1
         try:
@@ -162,40 +167,37 @@ class Journal:
         """Position behind the newest frame."""
         return self._words[_HEAD_WORD]
 
-    @property
-    def largest(self) -> int:
-        """Most payload bytes one frame may hold."""
-        return self.capacity // 2 - FRAME_BYTES
-
     def append(self, payload: bytes, count: int) -> int:
         """Append one frame of at most `largest` bytes; the position behind it, or 0 if the ring is full.
 
         The caller serialises appends. When this returns, the frame survives the death of the process.
         """
-        size = len(payload)
+        rest = _pack_sizes(len(payload), count) + payload
+        size = len(rest)
         position = self._words[_HEAD_WORD]
-        capacity = self.capacity
-        offset = position % capacity
-        need = (size + FRAME_BYTES + 7) & ~7
-        if offset + need > capacity:
-            start = position + capacity - offset
-            if start + need - self.applied > capacity:
-                return 0
-            if capacity - offset >= FRAME_BYTES:
-                self._write(position, offset, _SKIP, 0, b"")
-            position, offset = start, 0
-        elif position + need - self.applied > capacity:
+        offset = position % self.capacity
+        need = (size + 15) & ~7
+        if offset + need > self.capacity:
+            position = self._skip(position, offset)
+            offset = 0
+        end = position + need
+        if end - self.applied > self.capacity:
             return 0
-        self._write(position, offset, size, count, payload)
-        position += need
-        self._words[_HEAD_WORD] = position
-        return position
+        at = HEADER_BYTES + offset
+        self._map[at + 8 : at + 8 + size] = rest
+        _seal(self._map, at, xxh3_64_intdigest(rest, self.id ^ position))
+        self._words[_HEAD_WORD] = end
+        return end
 
-    def _write(self, position: int, offset: int, size: int, count: int, payload: bytes) -> None:
-        rest = _SIZES.pack(size, count) + payload
-        start = HEADER_BYTES + offset
-        checksum = xxh3_64_intdigest(rest, self.id ^ position)
-        self._map[start : start + 8 + len(rest)] = _CHECKSUM.pack(checksum) + rest
+    def _skip(self, position: int, offset: int) -> int:
+        """The position of the next lap; what is left of this one is marked as empty, unless that is in use."""
+        left = self.capacity - offset
+        if left >= FRAME_BYTES and position + left - self.applied <= self.capacity:
+            at = HEADER_BYTES + offset
+            rest = _pack_sizes(_SKIP, 0)
+            self._map[at + 8 : at + FRAME_BYTES] = rest
+            _seal(self._map, at, xxh3_64_intdigest(rest, self.id ^ position))
+        return position + left
 
     def frames(self, start: int, end: int | None = None, *, beyond: bool = False) -> Iterator[JournalFrame]:
         """The frames from position `start` up to the head, oldest first.
@@ -214,19 +216,19 @@ class Journal:
             if self._rebooted():
                 return
             raise CorruptionError(f"journal {self.path.name}: head {head} lies beyond the ring behind {start}")
-        last = start + self.capacity
-        while start < (last if beyond else head):
-            offset = start % self.capacity
-            left = self.capacity - offset
+        ring, capacity, journal = self._map, self.capacity, self.id
+        last = start + capacity if beyond else head
+        while start < last:
+            offset = start % capacity
+            left = capacity - offset
             if left < FRAME_BYTES:
                 start += left
                 continue
             at = HEADER_BYTES + offset
-            checksum, size, count = _FRAME.unpack_from(self._map, at)
-            length = 0 if size == _SKIP else size
-            fits = length <= left - FRAME_BYTES
-            rest = self._map[at + 8 : at + FRAME_BYTES + length] if fits else b""
-            if not fits or xxh3_64_intdigest(rest, self.id ^ start) != checksum:
+            checksum, size, count = _unpack_frame(ring, at)
+            length = size if size != _SKIP else 0
+            rest = ring[at + 8 : at + FRAME_BYTES + length] if length <= left - FRAME_BYTES else b""
+            if xxh3_64_intdigest(rest, journal ^ start) != checksum or not rest:
                 if start >= head or self._rebooted():
                     return
                 raise CorruptionError(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from tiermem.codec.frame import vector_version
 from tiermem.tiers.cold.layout import U64, SegmentInfo, pack_row
 
 if TYPE_CHECKING:
@@ -16,14 +18,20 @@ def ripe(w: Writer, least: int) -> dict[str, int]:
     return {name: info.unsealed for name, info in infos if info is not None and info.unsealed >= least}
 
 
-def settle(w: Writer, name: str, key: str, version: int) -> None:
-    """Segments hold the vector of `key` as of `version` (0: none): take it from the unsealed ones, if so."""
+def settle(w: Writer, name: str, held: Iterable[tuple[str, int]]) -> None:
+    """Segments hold the vectors of these keys as of these versions (0: none): sealed is what stands so still."""
     info = w.live(name)
     if info is None:
         return
-    raw = info.prefix + key.encode()
-    if w.vector_version(raw) == version and w.txn.delete(raw, db=w.dbs.unsealed):
-        w.changed(name).unsealed -= 1
+    prefix, settled = info.prefix, 0
+    with w.txn.cursor(db=w.dbs.records) as records:
+        for key, version in held:
+            raw = prefix + key.encode()
+            stands = vector_version(records.value()) if records.set_key(raw) else 0
+            if stands == version and w.txn.delete(raw, db=w.dbs.unsealed):
+                settled += 1
+    if settled:
+        w.changed(name).unsealed -= settled
 
 
 def publish(w: Writer, name: str, number: int, segment: SegmentInfo | None) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tiermem.codec.frame import HAS_VECTOR, peek
+from tiermem.codec.frame import HAS_VECTOR, VECTOR_HEAD, Outline, check_vector, unpack_outline, vector_version
+from tiermem.errors import CorruptionError
 from tiermem.tiers.cold.layout import U64, SegmentInfo, successor, unpack_segment
 
 if TYPE_CHECKING:
@@ -61,6 +62,13 @@ class View:
                 env.rows_read += 1
                 yield key, row
 
+    def each(self, db: Any, keys: Iterable[bytes]) -> Iterator[memoryview | None]:
+        """The row under each of `keys`, None where there is none; soonest found where one key follows the other."""
+        with self.txn.cursor(db=db) as cursor:
+            find, row = cursor.set_key, cursor.value
+            for key in keys:
+                yield row() if find(key) else None
+
 
 class SegmentView(View):
     """What L3 says of L2: which segments are published, and what they lack."""
@@ -70,13 +78,34 @@ class SegmentView(View):
     def vector_version(self, key: bytes) -> int:
         """The version of the record stored under `key` if it has a vector, else 0. Verifies nothing."""
         row = self.txn.get(key, db=self.dbs.records)
-        head = None if row is None else peek(row)
-        return head.version if head is not None and head.flags & HAS_VECTOR else 0
+        return 0 if row is None else vector_version(row)
 
-    def vector_bytes(self, key: bytes) -> int:
-        """The length of the vector stored under `key`, 0 if there is none. Verifies nothing."""
-        row = self.txn.get(key, db=self.dbs.vectors)
-        return 0 if row is None else max(0, len(row) - 16)
+    def vector_versions(self, keys: Iterable[bytes]) -> Iterator[int]:
+        """`vector_version` of each of `keys`."""
+        return (0 if row is None else vector_version(row) for row in self.each(self.dbs.records, keys))
+
+    def outlines(self, keys: Sequence[bytes], size: int) -> Iterator[Outline | None]:
+        """What an index needs of each record, verified; None for those without a vector of `size` bytes."""
+        dbs = self.dbs
+        for key, row, vector in zip(keys, self.each(dbs.records, keys), self.each(dbs.vectors, keys), strict=True):
+            if row is None or vector is None or len(vector) != size + VECTOR_HEAD:
+                yield None
+                continue
+            outline = unpack_outline(key, row)
+            yield outline if outline[0] & HAS_VECTOR else None
+
+    def vectors(self, keys: Sequence[bytes], versions: Sequence[int], size: int) -> bytes:
+        """The float32 bytes of the vectors stored under `keys`, `size` each, one behind the other.
+
+        Raises:
+            CorruptionError: one is damaged, missing, or not of its version.
+        """
+        found: list[memoryview] = []
+        for key, version, row in zip(keys, versions, self.each(self.dbs.vectors, keys), strict=True):
+            if row is None or len(row) != size + VECTOR_HEAD or check_vector(key, row) != version:
+                raise CorruptionError(f"record {key!r}: its vector is missing or of another version")
+            found.append(row[VECTOR_HEAD:])
+        return b"".join(found)
 
     def segments(self, prefix: bytes) -> dict[int, SegmentInfo]:
         """The published segments of a namespace by id."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from tiermem.codec.compress import MAX_DICTIONARY_RECORD, MIN_DICTIONARY_RECORD, Compressor
 from tiermem.codec.frame import DECIDED, HAS_VECTOR, NEVER, STREAM, intact, pack_frame, pack_vector, peek, seal, unseal
-from tiermem.codec.operation import DELETE, Operation
+from tiermem.codec.operation import DELETE, PUT, Operation
 from tiermem.errors import CorruptionError
 from tiermem.tiers.cold.layout import (
     CLOCK_SHIFT,
@@ -33,6 +35,11 @@ if TYPE_CHECKING:
 
 _OVERFLOW: Final = 1900
 """Values above about half a page of 4096 bytes lie on overflow pages of their own."""
+_FEW: Final = 4
+"""Fewer operations are applied one by one."""
+Take: TypeAlias = Callable[[bytes], object]
+Sampler: TypeAlias = Callable[[str, NamespaceInfo], Take | None]
+"""What gives, for a namespace and its row, what takes values a dictionary could be trained on; None: none is wanted."""
 _KEPT_FLAGS: Final = HAS_VECTOR | STREAM
 
 
@@ -51,7 +58,7 @@ class Writer(Snapshot):
         txn: Any,
         compressor: Compressor,
         metric: str,
-        sampler: Callable[[str, bytes], None],
+        sampler: Sampler,
     ) -> None:
         super().__init__(env, txn)
         self.compressor = compressor
@@ -60,9 +67,11 @@ class Writer(Snapshot):
         self.changes: list[LogEntry] = []
         self.superseded = 0
         self._metric = metric
-        self._sample = sampler
+        self._sampler = sampler
+        self._samples: dict[str, Take | None] = {}
         self.wrote = False
         self._infos: dict[str, NamespaceInfo | None] = {}
+        self._last: dict[bytes, bytes] = {}
         self.dirty: set[str] = set()
 
     def info(self, name: str) -> NamespaceInfo | None:
@@ -93,6 +102,83 @@ class Writer(Snapshot):
         version = (clock + 1) << CLOCK_SHIFT | REASSIGNED | (like & SLOT_MASK)
         self.counters.highest = version
         return version
+
+    def apply_all(self, ops: Iterable[Operation]) -> list[int]:
+        """`apply` each in turn; their versions, 0 for each that a higher one makes void."""
+        versions: list[int] = []
+        for name, run in groupby(ops, attrgetter("namespace")):
+            together = list(run)
+            done = 0
+            while done < len(together):
+                appended = self._append(name, together[done:] if done else together)
+                versions.extend(appended)
+                done += len(appended)
+                if done < len(together):
+                    versions.append(self.apply(together[done]))
+                    done += 1
+        return versions
+
+    def _append(self, name: str, ops: Sequence[Operation]) -> list[int]:
+        """Apply the first of `ops` as long as they are plain puts of keys above all others; their versions.
+
+        A stream's are, and what counts up is: nothing is looked up for them, and they are stored together.
+        """
+        info = self.live(name)
+        if info is None or not info.made or self.counters.floors or len(ops) < _FEW:
+            return []
+        prefix, ordered, known = info.prefix, info.ordered, self._known(info.dictionary)
+        # Nothing but these could rank above a key that is new.
+        least = max(info.floor, self.counters.horizon)
+        last = self._last_key(info.prefix)
+        sample, compress = self._sample_of(name, info), self.compressor.compress
+        rows: list[tuple[bytes, bytes]] = []
+        versions: list[int] = []
+        for op in ops:
+            version, flags, value = op.version, op.flags, op.value
+            key = prefix + op.key.encode()
+            if key <= last or version <= least or op.kind != PUT or op.vector or op.expires != NEVER:
+                break
+            if ordered and not flags & STREAM:
+                break
+            size, now = len(value), op.now
+            codec, dictionary, body = compress(value, known)
+            if sample is not None and MIN_DICTIONARY_RECORD <= size <= MAX_DICTIONARY_RECORD:
+                sample(value)
+            frame = pack_frame(
+                key, codec, flags, dictionary, version, version, op.at, now, now, NEVER, op.metadata, size, body
+            )
+            rows.append((key, frame))
+            versions.append(version)
+            last = key
+        if rows:
+            with self.txn.cursor(db=self.dbs.records) as cursor:
+                cursor.putmulti(rows, dupdata=False)
+            self._last[prefix] = last
+            self.changed(name).records += len(rows)
+            self.counters.highest = max(self.counters.highest, *versions)
+            self.changes.extend([(name, op.key, OP_PUT, version) for op, version in zip(ops, versions, strict=False)])
+        return versions
+
+    def _last_key(self, prefix: bytes) -> bytes:
+        """A key that no other with `prefix` lies above; `prefix` itself if there is none."""
+        last = self._last.get(prefix)
+        if last is None:
+            last = next((key for key, _ in self.rows(self.dbs.records, prefix, reverse=True)), prefix)
+            self._last[prefix] = last
+        return last
+
+    def _sample_of(self, name: str, info: NamespaceInfo) -> Take | None:
+        """What takes values a dictionary could be trained on, where one is wanted."""
+        if name not in self._samples:
+            self._samples[name] = self._sampler(name, info)
+        return self._samples[name]
+
+    def _known(self, dictionary: int) -> int:
+        """`dictionary`, which the compressor knows from here on."""
+        if not self.compressor.knows(dictionary):
+            for number, data in self.dictionaries():
+                self.compressor.add(number, data)
+        return dictionary
 
     def apply(self, op: Operation, *, decided: bool = False) -> int:
         """Apply one operation; the version it got, or 0 if a higher version makes it void.
@@ -167,31 +253,20 @@ class Writer(Snapshot):
             self.counters.floors -= 1
         flags = op.flags & _KEPT_FLAGS | (DECIDED if decided else 0)
         size = len(op.value)
-        if not self.compressor.knows(info.dictionary):
-            for number, data in self.dictionaries():
-                self.compressor.add(number, data)
-        codec, dictionary, body = self.compressor.compress(op.value, info.dictionary)
-        if MIN_DICTIONARY_RECORD <= size <= MAX_DICTIONARY_RECORD:
-            self._sample(op.namespace, op.value)
+        codec, dictionary, body = self.compressor.compress(op.value, self._known(info.dictionary))
+        sample = self._sample_of(op.namespace, info)
+        if sample is not None and MIN_DICTIONARY_RECORD <= size <= MAX_DICTIONARY_RECORD:
+            sample(op.value)
+        now, expires, metadata = op.now, op.expires, op.metadata
         frame = pack_frame(
-            key,
-            codec=codec,
-            flags=flags,
-            dictionary=dictionary,
-            version=version,
-            given=op.version,
-            at=op.at,
-            created=created,
-            updated=op.now,
-            expires=op.expires,
-            metadata=op.metadata,
-            value_bytes=size,
-            body=body,
+            key, codec, flags, dictionary, version, op.version, op.at, created, now, expires, metadata, size, body
         )
         if row_bytes > _OVERFLOW:
             # LMDB shrinks an overflow value in place and leaks the pages behind it.
             txn.delete(key, db=dbs.records)
         txn.put(key, frame, db=dbs.records)
+        if row is None and key > self._last.get(info.prefix, key):
+            self._last[info.prefix] = key
         if op.expires != NEVER:
             txn.put(expiry_key(op.expires, key), b"", db=dbs.expiry)
         if op.vector or had_vector:
@@ -269,17 +344,20 @@ class Writer(Snapshot):
         self.changes.append((name, "", OP_DROP, version))
         return info.made
 
-    def set_mark(self, slot: int, journal_id: int, position: int, before: tuple[int, int] | None = None) -> None:
-        """The journal of a slot is applied up to `position`; `before` is the one it is about to replace."""
+    def set_mark(
+        self, slot: int, journal_id: int | None, position: int = 0, before: tuple[int, int] | None = None
+    ) -> None:
+        """The journal of a slot is applied up to `position`; `before` is the one it is about to replace.
+
+        With None for its id there is no journal in that slot any more.
+        """
         self.wrote = True
         key = U32.pack(slot)
-        row = MARK.pack(journal_id, position, *(before or (journal_id, position)))
-        self.txn.put(key, seal(key, row), db=self.dbs.marks)
-
-    def delete_mark(self, slot: int) -> None:
-        """There is no journal in that slot any more."""
-        self.wrote = True
-        self.txn.delete(U32.pack(slot), db=self.dbs.marks)
+        if journal_id is None:
+            self.txn.delete(key, db=self.dbs.marks)
+        else:
+            row = MARK.pack(journal_id, position, *(before or (journal_id, position)))
+            self.txn.put(key, seal(key, row), db=self.dbs.marks)
 
     def set_cursor(self, name: str, cursor: CursorInfo | None) -> None:
         """Keep a named cursor, or with None forget it."""

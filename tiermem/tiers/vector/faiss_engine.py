@@ -94,7 +94,7 @@ class FaissEngine:
             metric = faiss.METRIC_INNER_PRODUCT if inner_product else faiss.METRIC_L2
             index = self._empty(faiss, rows, dimension, len(sample), metric)
             if not index.is_trained:
-                index.train(_training(sample))
+                index.train(_training(sample) if self.index in ("ivf", "ivfpq") else _range(sample))
             for chunk in points:
                 index.add(chunk)
                 progress(index.ntotal)
@@ -310,6 +310,12 @@ def _training(sample: NDArray[np.float32]) -> NDArray[np.float32]:
     points: NDArray[np.float32] = np.clip(sample, -_LARGEST, _LARGEST)
     # Repeated where there are few, because k-means refuses fewer points than centroids.
     return points if len(points) >= _PQ_TRAINING else np.resize(points, (_PQ_TRAINING, points.shape[1]))
+
+
+def _range(sample: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The least and the greatest coordinates of `sample`: all that the range of codes is learned from."""
+    ends: NDArray[np.float32] = np.clip(np.stack([sample.min(axis=0), sample.max(axis=0)]), -_LARGEST, _LARGEST)
+    return ends
 
 
 def _parts(dimension: int) -> int:

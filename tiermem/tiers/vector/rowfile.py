@@ -78,7 +78,7 @@ def hash_keys(keys: Sequence[str]) -> NDArray[np.uint64]:
 def write_rows(
     path: Path, number: int, dimension: int, metric: str, place: Place, vectors: Iterable[NDArray[np.float32]]
 ) -> int:
-    """Write the rows of segment `number` to `path` and sync them; the checksum of the trailer.
+    """Write the rows of segment `number` to `path`, not synced yet; the checksum of the trailer.
 
     `vectors` yields the rows' vectors in chunks of shape (n, dimension).
     """
@@ -86,18 +86,17 @@ def write_rows(
     squares: list[NDArray[np.float32]] = []
     longest = 0.0
     sums: list[int] = []
-    width = dimension * 4
     with path.open("wb") as file:
         for chunk in vectors:
-            raw = np.ascontiguousarray(chunk, "<f4").tobytes()
-            sums.extend(xxh3_64_intdigest(raw[at : at + width]) for at in range(0, len(raw), width))
-            file.write(raw)
+            raw = np.ascontiguousarray(chunk, "<f4")
+            sums.extend(map(xxh3_64_intdigest, raw))
+            file.write(raw.data)
             with np.errstate(over="ignore", under="ignore"):
                 squares.append(np.einsum("ij,ij->i", chunk, chunk, dtype=np.float32))
             # In float64, where no square is lost at either end.
             longest = max(longest, float(np.einsum("ij,ij->i", chunk, chunk, dtype=np.float64).max(initial=0.0)))
         rows = len(place.keys)
-        sections[_VECTORS] = (0, rows * width, 0)
+        sections[_VECTORS] = (0, rows * dimension * 4, 0)
         norms = np.concatenate(squares) if squares else np.empty(0, np.float32)
         hashes = hash_keys(place.keys)
         order = np.argsort(hashes, kind="stable")
@@ -131,9 +130,13 @@ def write_rows(
         )
         seal = xxh3_64_intdigest(trailer)
         file.write(directory + trailer + _CHECKSUM.pack(seal))
-        file.flush()
-        os.fsync(file.fileno())
     return seal
+
+
+def sync_rows(path: Path) -> None:
+    """Make the rows in `path` durable."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 class RowFile:

@@ -17,6 +17,9 @@ _SLACK: Final = 1e-4
 _TINY: Final = 1e-30
 """Squares and products below this have lost digits to underflow."""
 
+_STRIP: Final = 512
+"""Rows made points at a time: what is allocated in between stays in the processor's cache."""
+
 _FAR: Final = 1e15
 """Points are no longer than 1; around one that is so far away they have no order in float32."""
 
@@ -83,12 +86,15 @@ def as_points(metric: str, rows: NDArray[np.float32], largest: float) -> NDArray
     Unit vectors for cosine, whose euclidean order it is; else shrunk to norms ≤ 1 by `largest`, the
     longest among all rows.
     """
-    wide = rows.astype(np.float64)
-    if metric == "cosine":
-        wide /= np.sqrt(np.vecdot(wide, wide))[:, None]
-    else:
-        wide /= largest or 1.0
-    return np.asarray(wide, np.float32)
+    points = np.empty(rows.shape, np.float32)
+    for start in range(0, len(rows), _STRIP):
+        wide = rows[start : start + _STRIP].astype(np.float64)
+        if metric == "cosine":
+            wide /= np.sqrt(np.vecdot(wide, wide))[:, None]
+        else:
+            wide /= largest or 1.0
+        points[start : start + _STRIP] = wide
+    return points
 
 
 def as_point(metric: str, query: NDArray[np.float32], largest: float) -> NDArray[np.float32]:

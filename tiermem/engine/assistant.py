@@ -1,0 +1,227 @@
+"""The helper process as a client sees it: hired when the thread falls behind, watched, replaced."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
+
+import msgspec
+
+from tiermem.config import CodecConfig, ColdConfig, IndexType, Metric
+from tiermem.errors import TiermemError
+from tiermem.tiers.filelock import holder
+
+if TYPE_CHECKING:
+    import subprocess
+
+    from tiermem.engine.store import Store
+
+LOCK: Final = "helper.lock"
+LOG: Final = "helper.log"
+READY: Final = b"ready"
+LOOK: Final = 0.25
+"""Seconds between looks at whether the helper is there and keeps up."""
+_STUCK: Final = 8
+"""Looks at which nothing had been applied, and the client commits itself."""
+_BEHIND: Final = 2.0
+"""A thread has fallen behind when a round takes this many times what a write may wait."""
+_PATIENCE: Final = 5.0
+"""Seconds a helper has to come up."""
+_FIRST_REST: Final = 1.0
+_LONGEST_REST: Final = 60.0
+"""Seconds until another is hired after one that did not last: doubled each time, from the first to the longest."""
+_CATCHES: Final = 256
+"""Most calls of `catch_up` at a look: each retires a few frames."""
+_GLANCE: Final = 0.002
+_GLANCES: Final = 50
+"""How often, and how many times, a writer looks whether the helper has made room in its journal."""
+
+
+class Orders(msgspec.Struct):
+    """What a helper is told: where, by which clock, and the parts of the configuration that it works by."""
+
+    root: bytes
+    domain: str
+    cold: ColdConfig
+    codec: CodecConfig
+    engine: Literal["faiss", "hnswlib"]
+    index: IndexType
+    m: int
+    ef_construction: int
+    metric: Metric
+    seal_rows: int
+
+
+class Assistant:
+    """`present`: a helper was there at the last look, and is left to commit."""
+
+    def __init__(self, store: Store) -> None:
+        self.present = False
+        self._store = store
+        self._path = store.root / LOCK
+        self._closing = False
+        self._stood = -1
+        self._stuck = 0
+        self._rest = _FIRST_REST
+        self._hirable = 0.0
+
+    @property
+    def _welcome(self) -> bool:
+        return self._store.config.cold.committer in ("auto", "helper")
+
+    def stop(self) -> None:
+        """Nobody is hired any more; one that is there may have nobody left to work for."""
+        self._closing = True
+        if self.present:
+            self._store.control.call_helper()
+
+    def look(self) -> bool:
+        """True if a helper is there; one that was stopped is ended, since it may hold the write lock."""
+        store = self._store
+        if not self._welcome or (not self.present and store.control.helper < 0):
+            return False
+        process = holder(self._path)
+        if process > 0 and _stopped(process):
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(process, signal.SIGKILL)
+            process = 0
+        if process:
+            store.degraded.pop("helper", None)
+        elif self.present:
+            store.degraded["helper"] = f"the helper process has ended{_last_words(store.root / LOG)}"
+        self.present = process != 0
+        return self.present
+
+    def sees_to_it(self) -> bool:
+        """True if a helper is there and has applied something at one of the last looks, if there was anything."""
+        store = self._store
+        if not self.look():
+            self._stuck = 0
+            return False
+        try:
+            store.control.publish_time(store.clock.now())
+            for _ in range(_CATCHES):
+                if not store.control.stale[0]:
+                    break
+                store.follower.catch_up()
+        except (TiermemError, OSError):
+            # Who commits in its place meets the same, and says so.
+            return False
+        journal = store.journal
+        position = -1 if journal is None or journal.applied == journal.head else journal.applied
+        self._stuck = self._stuck + 1 if position == self._stood >= 0 else 0
+        self._stood = position
+        if position >= 0:
+            store.control.call_helper()
+        # Not sooner: who commits waits for a lock that the helper may hold, and cannot look after it meanwhile.
+        return self._stuck < _STUCK
+
+    def told(self, name: str) -> bool:
+        """Ask the helper to look at whether a namespace wants sealing; False if there is none."""
+        if not self.present:
+            return False
+        with wishes(self._store.root, self._store.slot).open("ab") as file:
+            file.write(name.encode() + b"\0")
+        return True
+
+    def advanced(self) -> bool:
+        """Wait for the helper to make room in the journal; False if it made none."""
+        store = self._store
+        journal = store.journal
+        if journal is None:
+            return False
+        before = journal.applied
+        store.control.call_helper()
+        for _ in range(_GLANCES):
+            if store.control.stale[0]:
+                store.follower.catch_up()
+            if journal.applied > before:
+                return True
+            time.sleep(_GLANCE)
+        return False
+
+    def hire_if(self, seconds: float) -> None:
+        """Start a helper if one is asked for, or a round of commits that took so many seconds shows the need."""
+        store = self._store
+        cold = store.config.cold
+        if not self._welcome or self.present or self._closing or time.monotonic() < self._hirable:
+            return
+        if cold.committer == "helper" or seconds > _BEHIND * cold.sync_interval:
+            self._hire()
+
+    def _hire(self) -> None:
+        from tiermem.engine.processes import start
+
+        store, config, vector = self._store, self._store.config, self._store.config.vector
+        orders = Orders(
+            os.fsencode(store.root),
+            store.clock.domain,
+            config.cold,
+            config.codec,
+            vector.engine if isinstance(vector.engine, str) else "faiss",
+            vector.index,
+            vector.m,
+            vector.ef_construction,
+            vector.metric,
+            vector.seal_rows,
+        )
+        with (store.root / LOG).open("wb") as log:
+            child = start("tiermem.engine.helper", errors=log)
+        came = child is not None and self._came_up(child, msgspec.json.encode(orders))
+        self.present = came or holder(self._path) != 0
+        self._hirable = time.monotonic() + self._rest
+        self._rest = min(_LONGEST_REST, 2 * self._rest)
+        if self.present:
+            store.degraded.pop("helper", None)
+        elif not self._closing:
+            told = _last_words(store.root / LOG) if child is not None else ": no process may be started here"
+            store.degraded["helper"] = f"no helper process came up{told}"
+
+    def _came_up(self, child: subprocess.Popen[bytes], orders: bytes) -> bool:
+        if child.stdin is None or child.stdout is None:
+            return False
+        said = b""
+        try:
+            with child.stdin as pipe:
+                pipe.write(orders)
+        except BrokenPipeError:
+            # It ended before it had read them: what it left behind says why.
+            pass
+        deadline = time.monotonic() + _PATIENCE
+        with child.stdout as pipe:
+            while not self._closing and said != READY and time.monotonic() < deadline:
+                if select.select([pipe], [], [], LOOK)[0]:
+                    part = os.read(pipe.fileno(), len(READY))
+                    if not part:
+                        break
+                    said += part
+        # The process started here only makes the helper, so that nobody's child it is, and ends.
+        child.wait()
+        return said == READY
+
+
+def wishes(root: Path, slot: int) -> Path:
+    """Where a client names the namespaces that it has searched and that want sealing."""
+    return root / "clients" / f"{slot:03d}.wishes"
+
+
+def _stopped(process: int) -> bool:
+    """True if a process was stopped by a signal or a debugger; False where that cannot be known."""
+    try:
+        text = Path(f"/proc/{process}/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False
+    return text.rpartition(")")[2].split()[0] in ("T", "t")
+
+
+def _last_words(log: Path) -> str:
+    """The last line a helper has written, behind a colon; empty if it wrote none."""
+    with suppress(OSError):
+        lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+        return next((f": {line.strip()}" for line in reversed(lines) if line.strip()), "")
+    return ""

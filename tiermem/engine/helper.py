@@ -1,0 +1,179 @@
+"""The helper: a process that commits what all clients of a store have journaled, and does its upkeep.
+
+A writer that never waits keeps the interpreter to itself, and a thread beside it gets little done. The helper
+reads the journals from outside. There is one a store, elected by a file lock; it is a client that never writes,
+and leaves when it is the last. Whatever befalls it, the journals stand, and any client can commit them.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import threading
+import time
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from tiermem.config import Config, VectorConfig
+from tiermem.engine import opening
+from tiermem.engine.assistant import LOCK, LOG, READY, Orders
+from tiermem.errors import LockTimeout
+from tiermem.tiers.filelock import exclusive, hold
+
+if TYPE_CHECKING:
+    from tiermem.engine.store import Store
+
+SLICE: Final = 0.005
+"""Seconds of work in one commit: another client that commits waits no longer."""
+HASTE: Final = 256 * 2**10
+"""Bytes behind from which the next commit follows at once; below, a commit gathers what a pause brings."""
+FLOOD: Final = 2**20
+FLOOD_SLICE: Final = 0.015
+"""Bytes behind from which a commit takes so many seconds: fsyncs would take a quarter of the time."""
+BREATH: Final = 0.0001
+"""Seconds between two commits in haste, in which others get the write lock."""
+GLANCE: Final = 0.25
+"""Seconds between looks at what clients wish for."""
+IDLE: Final = 1.0
+"""Seconds between looks at what expired, and who is left, while nothing is written."""
+
+
+class Endless:
+    """The clock of one who holds nothing back: sweeps go by the slowest of the clients' clocks."""
+
+    def __init__(self, domain: str) -> None:
+        self.domain = domain
+
+    def now(self) -> float:
+        """Later than everything."""
+        return math.inf
+
+
+class Helper:
+    """Commits until it is the last client."""
+
+    def __init__(self, store: Store, lock: int) -> None:
+        self._store = store
+        self._lock = lock
+        self._ended = threading.Event()
+        self._failed: list[BaseException] = []
+
+    def run(self) -> None:
+        """Commit what is journaled, in short transactions, and sleep while nothing is.
+
+        Raises:
+            TiermemError, OSError: it cannot go on; clients do without it, and meet the same.
+        """
+        # To train a dictionary takes longer than a journal takes to fill.
+        tending = threading.Thread(target=self._tend, name="tiermem-upkeep")
+        tending.start()
+        try:
+            self._commit()
+        finally:
+            self._ended.set()
+            tending.join()
+        if self._failed:
+            raise self._failed[0]
+
+    def _tend(self) -> None:
+        try:
+            while not self._ended.wait(GLANCE):
+                self._grant()
+                self._store.committer.upkeep.run_if_due()
+        except BaseException as exc:
+            self._failed.append(exc)
+            raise
+
+    def _grant(self) -> None:
+        """See to the namespaces that clients have named."""
+        store = self._store
+        for path in sorted((store.root / "clients").glob("*.wishes")):
+            taken = path.with_suffix(".granted")
+            with suppress(FileNotFoundError):
+                path.rename(taken)
+                # Torn by a client that was killed, the last one may name nothing; it is named again.
+                for name in taken.read_text(encoding="utf-8", errors="replace").split("\0"):
+                    if name:
+                        store.sealer.wake(name)
+                taken.unlink()
+
+    def _commit(self) -> None:
+        store = self._store
+        pause = store.config.cold.sync_interval / 2
+        rested = True
+        while not self._failed:
+            behind = store.journals.behind()
+            if behind:
+                store.committer.commit(others=True, budget=SLICE if behind < FLOOD else FLOOD_SLICE)
+                time.sleep(BREATH if behind > HASTE else pause)
+            elif not rested:
+                # Who has written while this went on may not have rung.
+                time.sleep(pause)
+            elif self._left_alone():
+                return
+            else:
+                store.control.doze(lambda: store.journals.behind() > 0, IDLE)
+            rested = not behind
+
+    def _left_alone(self) -> bool:
+        """True if there is no other client, and whoever comes finds no helper."""
+        store = self._store
+        if not (store.root / "CURRENT").exists():
+            # The directory was removed under our feet.
+            return True
+        if store.control.live() != [store.slot]:
+            return False
+        # Who opens the store looks for a helper afterwards: it counts here already, or finds none.
+        with suppress(LockTimeout), exclusive(store.root / "open.lock", 0.0):
+            if store.control.live() == [store.slot]:
+                store.control.helper = -1
+                os.close(self._lock)
+                return True
+        return False
+
+
+def main() -> int:
+    """Be the helper of the store named on standard input, unless there is one; say when it is ready."""
+    orders = msgspec.json.decode(sys.stdin.buffer.read(), type=Orders)
+    if os.fork():
+        # Nobody's child, it needs nobody to wait for it.
+        os._exit(0)
+    os.setsid()
+    root = Path(os.fsdecode(orders.root))
+    os.chdir(root)
+    lock = hold(root / LOCK)
+    if lock < 0:
+        return 0
+    config = Config(
+        vector=VectorConfig(
+            engine=orders.engine,
+            index=orders.index,
+            m=orders.m,
+            ef_construction=orders.ef_construction,
+            metric=orders.metric,
+            seal_rows=orders.seal_rows,
+        ),
+        cold=replace(orders.cold, committer="inline"),
+        codec=orders.codec,
+    )
+    store = opening.acquire(root, config, Endless(orders.domain), None, False, False, False)
+    store.control.helper = store.slot
+    with suppress(BrokenPipeError):
+        # Whoever asked for it may have gone; there may be others.
+        os.write(1, READY)
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1):
+        os.dup2(nowhere, stream)
+    Helper(store, lock).run()
+    opening.release(store)
+    (root / LOG).unlink(missing_ok=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
