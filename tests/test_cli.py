@@ -27,8 +27,21 @@ from tiermem.cli import jsonform, main, records, transfer
 
 NS = "desk/obs"
 COMMANDS = (
-    *("demo", "stats", "namespaces", "check", "index", "compact", "backup", "get", "put", "delete", "scan", "latest"),
-    *("search", "changes", "export", "import"),
+    *(
+        "demo",
+        "stats",
+        "namespaces",
+        "check",
+        "repair",
+        "index",
+        "compact",
+        "backup",
+        "restore",
+        "get",
+        "put",
+        "delete",
+    ),
+    *("scan", "latest", "search", "changes", "export", "import"),
 )
 
 
@@ -167,9 +180,11 @@ def test_a_mistake_is_told_in_one_line(cli: Cli, store: Path, argv: tuple[str, .
         ("stats", "P"),
         ("namespaces", "P"),
         ("check", "P"),
+        ("repair", "P"),
         ("index", "P", "desk/obs"),
         ("compact", "P"),
         ("backup", "P", "P-copy"),
+        ("restore", "P", "P-copy"),
         ("get", "P", NS, "k"),
         ("delete", "P", NS, "k"),
         ("scan", "P", NS),
@@ -461,6 +476,49 @@ def test_compact_and_backup(cli: Cli, store: Path, tmp_path: Path) -> None:
     assert str(tmp_path / "other") in cli("backup", store, tmp_path / "other").out
     with tiermem.open(copy) as mem:
         assert mem.count(NS) == 3
+
+
+def test_restore(cli: Cli, store: Path, tmp_path: Path) -> None:
+    copy, back = tmp_path / "copy", tmp_path / "back"
+    assert cli("backup", store, copy).code == 0
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file() and path.name != "lock.mdb"}
+    assert cli("restore", copy, back, "--json").json == {"path": str(back), "records": 4}
+    assert {path: path.read_bytes() for path in before} == before, "the backup stays as it is"
+    assert "4 records restored" in cli("restore", copy, tmp_path / "again").out
+    assert cli("restore", copy, back).code == 2, "there is a store already"
+    with tiermem.open(back, verify=True) as mem:
+        assert mem.check().ok
+        assert (mem.count(NS), mem.get(NS, "IBM"), mem.latest("desk/ticks")[0].at) == (3, "hello", 5.0)
+        assert [hit.key for hit in mem.search_similar(NS, [1.0, 0.0], k=1)] == ["AIG"]
+        mem.put(NS, "new", 1)
+
+
+def test_a_damaged_backup_is_not_restored(cli: Cli, store: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    assert cli("backup", store, copy).code == 0
+    data = copy / "gen-1" / "data.mdb"
+    data.write_bytes(data.read_bytes().replace(b"hello", b"jello"))
+    ended = cli("restore", copy, tmp_path / "back")
+    assert ended.code == 1
+    assert "IBM" in ended.err
+    assert not (tmp_path / "back").exists()
+    os.truncate(data, 20_000)
+    assert cli("restore", copy, tmp_path / "back").code == 2
+    assert not (tmp_path / "back").exists()
+
+
+def test_what_has_writes_to_be_applied_is_no_backup(cli: Cli, store: Path, tmp_path: Path) -> None:
+    code = """
+import os, signal, sys, tiermem
+mem = tiermem.open(sys.argv[1], config=tiermem.Config(cold=tiermem.ColdConfig(committer="inline", sync_interval=60.0)))
+mem.put("a", "k", "journaled")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", code, store], check=False)
+    ended = cli("restore", store, tmp_path / "back")
+    assert ended.code == 2
+    assert "no backup" in ended.err
+    assert not (tmp_path / "back").exists()
 
 
 def test_demo(cli: Cli, tmp_path: Path) -> None:

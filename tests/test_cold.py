@@ -34,7 +34,7 @@ from tiermem.errors import (
     StoreFullError,
 )
 from tiermem.tiers.cold import ColdEnv, Snapshot, Writer, upkeep
-from tiermem.tiers.cold.env import check_file, translate, walk
+from tiermem.tiers.cold.env import check_file, translate
 from tiermem.tiers.cold.layout import (
     CLOCK_SHIFT,
     OPS,
@@ -57,7 +57,9 @@ from tiermem.tiers.cold.layout import (
     unpack_info,
     unpack_log_row,
 )
+from tiermem.tiers.cold.pages import PageFile
 from tiermem.tiers.cold.snapshot import marked
+from tiermem.tiers.cold.walking import walk, walk_apart
 
 CONFIG = ColdConfig(map_size=2**28)
 
@@ -1131,11 +1133,13 @@ def test_a_file_without_its_last_freed_pages_opens(closed: Path) -> None:
 
 def test_damage_inside_a_page_is_found_by_walking(closed: Path) -> None:
     data = bytearray(closed.read_bytes())
-    for page in range(2, len(data) // 4096):
-        data[page * 4096 + 12 : page * 4096 + 14] = b"\xff\xff"
+    with PageFile(closed) as file:
+        page = file.databases(file.page(file.metas[-1].main.root))["records"].root
+    data[page * 4096 + 12 : page * 4096 + 14] = b"\xff\xff"
     closed.write_bytes(data)
     assert check_file(closed) == ""
     assert walk(closed.parent)
+    assert walk_apart(closed.parent) == walk(closed.parent)
 
 
 def test_stale_readers_are_counted_and_cleared(cold: Cold) -> None:

@@ -174,6 +174,7 @@ class Given:
 
     def __init__(self, env: Any) -> None:
         self.close = env.close
+        self.reader_check = env.reader_check
 
     def begin(self, **_: object) -> None:
         raise lmdb.PanicError("Update of meta page failed or environment had fatal error")

@@ -678,6 +678,7 @@ def test_a_builder_that_is_killed_alone(tmp_path: Path, monkeypatch: pytest.Monk
         # A file that was begun is swept before the next is.
         model.update(fill(mem, "n", range(800, 1000)))
         assert eventually(lambda: healed(mem, "n"), 60)
+        doomed.clear()
         mem.build_index("n")
         assert eventually(lambda: files_of(tmp_path / "store") == published_files(mem), 20)
         assert_sound(mem)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -144,6 +145,38 @@ def test_clients_and_readers(mem: Memory, tmp_path: Path) -> None:
     finally:
         other.leave()
     assert mem.stats().clients == 1
+
+
+@pytest.mark.parametrize("end", ["let_go", "kill"])
+def test_a_reader_left_open_is_told_before_the_file_has_grown_for_long(mem: Memory, tmp_path: Path, end: str) -> None:
+    other = Peer(tmp_path / "store", config=Config(cold=INLINE), now=START)
+
+    def commit(times: int) -> int:
+        for number in range(times):
+            mem.put("a", f"k{number % 5}", os.urandom(3000), durable=True)
+        return mem.stats().cold.file_bytes
+
+    commit(30)
+    settled = commit(300)
+    assert commit(300) <= settled + 2**17, "freed pages are not used again"
+    other.hold_snapshot()
+    assert mem.stats().degraded == ()
+    grown = commit(300)
+    assert grown > settled + 300 * 3000
+    (warning,) = mem.stats().degraded
+    assert str(other.pid) in warning
+    assert "grows" in warning
+    assert warning in str(mem.stats())
+    if end == "kill":
+        other.kill()
+    else:
+        other.let_go()
+    assert mem.stats().degraded == ()
+    commit(5)
+    assert commit(300) <= grown + 2**18, "what was held is not used again"
+    assert mem.check().ok
+    if end == "let_go":
+        other.leave()
 
 
 def test_a_writer_that_was_overtaken(mem: Memory, tmp_path: Path) -> None:

@@ -132,6 +132,7 @@ class Served:
     def __init__(self) -> None:
         self.mem: Any = None
         self.clock: tiermem.SimulatedClock | None = None
+        self.held: Any = None
 
 
 def serve() -> None:
@@ -206,6 +207,20 @@ def close(served: Served) -> None:
 def set_clock(served: Served, moment: float) -> None:
     """Move the simulated clock."""
     served.clock.set(moment)
+
+
+@job
+def hold_snapshot(served: Served) -> None:
+    """Begin a read transaction and leave it open."""
+    reading = served.mem._store.cold.read()
+    reading.__enter__()
+    served.held = reading
+
+
+@job
+def let_go(served: Served) -> None:
+    """End it."""
+    served.held.__exit__(None, None, None)
 
 
 @job
@@ -329,6 +344,21 @@ def write_and_read(served: Served, name: str, tag: str, seconds: float, pause: f
         assert found.value == asked
         if pause:
             time.sleep(pause)
+    return count
+
+
+@job
+def write_pairs(served: Served, tag: str, seconds: float) -> int:
+    """Batches that put one number in two namespaces, and plain puts between them; how many pairs."""
+    mem = served.mem
+    end = time.monotonic() + seconds
+    count = 0
+    while time.monotonic() < end:
+        with mem.batch() as b:
+            b.put("left", tag, count)
+            b.put("right", tag, count, vector=[1.0, count, len(tag)])
+        mem.put("trail", f"{tag}-{count:06d}", count)
+        count += 1
     return count
 
 

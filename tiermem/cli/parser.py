@@ -86,6 +86,8 @@ def _add_whole_store(command: Callable[..., ArgumentParser]) -> None:
     check = command("check", upkeep.check, "audit pages, frames, checksums, indexes and counters; 1 if not clean")
     check.add_argument("--repair", action="store_true", help="rebuild what can be derived from intact records")
 
+    command("repair", upkeep.repair, "save what is intact of a damaged store, and list what was lost")
+
     index = command("index", upkeep.index, "gather the vectors of namespaces in one segment each, now")
     index.add_argument("namespaces", nargs="*", metavar="NAMESPACE", help="all that hold vectors if left out")
 
@@ -93,6 +95,9 @@ def _add_whole_store(command: Callable[..., ArgumentParser]) -> None:
 
     backup = command("backup", upkeep.backup, "copy the store, as it is at one moment, into a new directory")
     backup.add_argument("target", metavar="TARGET", help="the directory to be made")
+
+    restore = command("restore", upkeep.restore, "verify a backup and make a store of it in a new directory")
+    restore.add_argument("target", metavar="TARGET", help="the directory to be made; PATH, the backup, stays as it is")
 
 
 def _add_records(command: Callable[..., ArgumentParser]) -> None:
@@ -113,6 +118,9 @@ def _add_records(command: Callable[..., ArgumentParser]) -> None:
     delete = command("delete", records.delete, "remove a record; 1 if there is none")
     _record(delete)
     _if_version(delete)
+    delete.add_argument(
+        "--erase", action="store_true", help="leave no byte of what was deleted there in any file; costs a compaction"
+    )
 
     scan = command("scan", records.scan, "list records in the order of their keys")
     scan.add_argument("namespace", metavar="NAMESPACE")

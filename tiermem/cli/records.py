@@ -77,7 +77,7 @@ def put(options: Namespace) -> int:
 
 def delete(options: Namespace) -> int:
     with open_store(options, write=True) as mem:
-        existed = mem.delete(options.namespace, options.key, if_version=options.if_version)
+        existed = mem.delete(options.namespace, options.key, if_version=options.if_version, erase=options.erase)
     if options.json:
         put_json({"namespace": options.namespace, "key": options.key, "deleted": existed})
     if not existed:

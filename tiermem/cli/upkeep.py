@@ -1,4 +1,4 @@
-"""Commands on a whole store: demo, stats, namespaces, check, index, compact, backup."""
+"""Commands on a whole store: demo, stats, namespaces, check, repair, index, compact, backup, restore."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import tiermem
-from tiermem.cli.outcome import FINDING, INTERRUPTED, OK
+from tiermem.cli.outcome import FINDING, INTERRUPTED, OK, BadUsage, complain
 from tiermem.cli.screen import console, put_json, rows_done, show_table
 from tiermem.cli.stores import open_store
 
@@ -101,6 +101,23 @@ def check(options: Namespace) -> int:
     return OK if report.ok else FINDING
 
 
+def repair(options: Namespace) -> int:
+    with open_store(options, write=True, repair=True) as mem:
+        report = mem.check(repair=True)
+    if options.json:
+        put_json({"ok": report.ok, **asdict(report)})
+    else:
+        rows = [
+            ("records", f"{report.records:,}"),
+            ("vectors", f"{report.vectors:,}"),
+            *(("repaired", what) for what in report.repaired),
+            *(("PROBLEM", problem) for problem in report.problems),
+            ("verdict", "sound" if report.ok else f"{len(report.problems)} problem(s) left"),
+        ]
+        show_table(f"repair of {options.path}", ("what", "found"), rows)
+    return OK if report.ok else FINDING
+
+
 def index(options: Namespace) -> int:
     with open_store(options, write=True) as mem:
         found = mem.stats().vectors
@@ -135,4 +152,23 @@ def backup(options: Namespace) -> int:
         put_json({"path": str(path)})
     else:
         sys.stdout.write(f"backed up to {path}\n")
+    return OK
+
+
+def restore(options: Namespace) -> int:
+    with open_store(options, verify=True) as mem:
+        if mem.stats().writes.pending:
+            raise BadUsage(
+                f"{options.path} is no backup: clients left writes in its journals; open it for writing first"
+            )
+        report = mem.check()
+        if not report.ok:
+            complain(options, f"{options.path} is damaged: {'; '.join(report.problems)}"[:2000])
+            return FINDING
+        path = mem.backup(Path(options.target))
+        records = sum(mem.stats().namespaces.values())
+    if options.json:
+        put_json({"path": str(path), "records": records})
+    else:
+        sys.stdout.write(f"{records:,} records restored to {path}\n")
     return OK

@@ -44,11 +44,14 @@ class Compressor:
         return number == 0 or number in self._dictionaries
 
     def compress(self, value: bytes, dictionary: int = 0) -> tuple[int, int, bytes]:
-        """(codec, dictionary, body): compressed where that saves at least a tenth, else as it was."""
+        """(codec, dictionary, body): compressed where that saves at least a tenth, else as it was.
+
+        Where the dictionary is not known, as when its row is damaged, it does without.
+        """
         size = len(value)
         if self.config.level == 0:
             return RAW, 0, value
-        if dictionary and MIN_DICTIONARY_RECORD <= size <= MAX_DICTIONARY_RECORD:
+        if dictionary in self._dictionaries and MIN_DICTIONARY_RECORD <= size <= MAX_DICTIONARY_RECORD:
             body = self._compressor(dictionary).compress(value)
         elif size >= self.config.min_bytes:
             dictionary = 0

@@ -202,6 +202,11 @@ def peek(data: memoryview) -> Head:
     return Head(header[3] & ~_RANKED, header[5], given, header[7], header[9])
 
 
+def dictionary_of(data: memoryview) -> int:
+    """The number of the dictionary a frame was compressed with, 0 for none, without verifying it."""
+    return int.from_bytes(data[12:16], "little") if len(data) >= HEADER_BYTES else 0
+
+
 def seal(key: bytes, payload: bytes) -> bytes:
     """`payload` behind a checksum that also covers its key: the form of every small row."""
     return _CHECKSUM.pack(xxh3_64_intdigest(payload, xxh3_64_intdigest(key))) + payload

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Final
 
 from tiermem.codec.frame import HAS_VECTOR, NEVER, STREAM, unpack_frame, unpack_vector, unseal
 from tiermem.codec.serialize import decode, decode_metadata
-from tiermem.engine import relocate, segments
+from tiermem.engine import mending, relocate, segments
+from tiermem.engine.transaction import Transaction
+from tiermem.engine.verification import damage_of
 from tiermem.errors import CorruptionError, TiermemError
 from tiermem.reports import CheckReport
-from tiermem.tiers.cold.env import walk
-from tiermem.tiers.cold.layout import OPS, U64, NamespaceInfo, expiry_key, unpack_info, unpack_log_row
+from tiermem.tiers.cold.layout import OPS, U32, U64, NamespaceInfo, expiry_key, unpack_info, unpack_log_row
+from tiermem.tiers.cold.walking import walk_apart
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -165,6 +167,9 @@ class _Audit:
 
     def _dictionaries(self) -> None:
         known = {number for number, _ in self.snapshot.dictionaries()}
+        for key, _ in self.snapshot.rows(self.snapshot.dbs.dictionaries):
+            if U32.unpack(key)[0] not in known:
+                self.say(f"dictionary {U32.unpack(key)[0]} is damaged")
         for prefix, info in self.infos.items():
             if info.dictionary and info.dictionary not in known:
                 self.say(f"namespace {self.names[prefix]!r} uses dictionary {info.dictionary}, which is missing")
@@ -195,51 +200,68 @@ def check(store: Store, *, repair: bool) -> CheckReport:
     """Audit the store; with `repair`, rebuild it from its intact records if anything is wrong.
 
     Raises:
-        CorruptionError: LMDB's own pages are damaged: they cannot be read safely in this process.
+        CorruptionError: LMDB's own pages are damaged, and other processes have the store open.
     """
     if not repair:
         return _look(store)
     store.check_writable()
+    # What an opening with `repair` lost is over and done with once it was told here.
+    told = [store.degraded.pop(what) for what in list(store.degraded) if what.startswith("repair ")]
     try:
         report = _look(store)
+        if any(problem.startswith(PAGES) for problem in report.problems):
+            told = [*told, *report.problems, *mending.salvage_open(store)]
+            report = _look(store)
     except CorruptionError as exc:
+        if str(exc).endswith(mending.ELSEWHERE):
+            raise
         # A journal that cannot be replayed stops the flush before the look.
         problems: tuple[str, ...] = (str(exc),)
     else:
         problems = report.problems
         if report.ok:
-            return report
-        if any(problem.startswith(PAGES) for problem in problems):
-            raise CorruptionError(f"{problems[0]}; restore the store from a backup")
+            return replace(report, repaired=tuple(told))
     if all(problem.startswith(segments.TROUBLE) for problem in problems):
         # L2 is derived: L3 need not be touched.
         for name in segments.namespaces(store):
             store.sealer.withdraw(name)
             store.sealer.build(name)
-        return replace(_look(store), repaired=problems)
+        return replace(_look(store), repaired=(*told, *problems))
     repaired = relocate.rebuild(store)
-    return replace(_look(store), repaired=(*problems, *repaired))
+    return replace(_look(store), repaired=(*told, *problems, *repaired))
+
+
+def _walk(store: Store) -> list[str]:
+    """What is wrong with the pages. Inside a write transaction nobody else writes: they are walked as they lie."""
+    with store.commit_lock, Transaction(store, lambda *_: None) as writer:
+        return [f"{PAGES}{problem}" for problem in walk_apart(writer.env.path)]
 
 
 def _look(store: Store) -> CheckReport:
-    pages: list[str] = []
-    if not store.read_only:
-        store.committer.flush()
-        # Inside a write transaction nobody else writes, so the file can be walked as it lies.
-        store.committer.commit(work=lambda _: pages.extend(walk(store.cold.path)))
-    with store.cold.read() as snapshot:
-        audit = _Audit(store, snapshot)
-        audit.run()
+    problems: list[str] = []
+    records = vectors = changes = 0
+    if store.read_only:
+        problems += [f"{PAGES}{problem}" for problem in damage_of(store.cold.path)]
+    else:
+        problems += _walk(store)
+    if not problems:
+        if not store.read_only:
+            store.committer.flush()
+        with store.cold.read() as snapshot:
+            audit = _Audit(store, snapshot)
+            audit.run()
+        problems += audit.problems
+        records, vectors, changes = audit.records, audit.vectors, audit.changes
+    # Where a pointer leads nowhere, following it here might end this process: then the pages are all there is to tell.
     # That a helper has ended is worth showing, and nothing that is stored suffers from it.
-    troubles = [trouble for trouble in store.troubles if trouble != store.degraded.get("helper")]
-    problems = [*(f"{PAGES}{page}" for page in pages), *audit.problems, *troubles]
+    problems += [trouble for trouble in store.troubles if trouble != store.degraded.get("helper")]
     if len(problems) > MOST:
         problems = [*problems[:MOST], f"and {len(problems) - MOST} more"]
     return CheckReport(
-        records=audit.records,
-        vectors=audit.vectors,
-        changes=audit.changes,
+        records=records,
+        vectors=vectors,
+        changes=changes,
         journals=len(store.journals.paths()),
-        pages_verified=not store.read_only,
+        pages_verified=True,
         problems=tuple(problems),
     )

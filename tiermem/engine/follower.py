@@ -33,11 +33,7 @@ class Follower:
             return
         counter = control.counter
         self._follow()
-        # Only now may others think themselves up to date. A commit that was published meanwhile has
-        # changed the counter first; one published later sets the flag again.
-        control.missed[0] = 0
-        if control.counter != counter:
-            control.missed[0] = 1
+        control.even(counter)
 
     def _advance(self) -> bool:
         """Take note of what the helper has committed of this process's own journal; False if that is not all.
@@ -77,6 +73,9 @@ class Follower:
             stamp = snapshot.stamp
         with store.lock:
             self.retire(mark)
+            if own is not None and own.wiped != store.generation and own.applied >= mark:
+                # The last generation may have been left to get rid of what was deleted.
+                own.wipe(store.generation)
             if far:
                 store.hot.clear()
                 for space in store.spaces.values():

@@ -70,3 +70,14 @@ def remove_old(root: Path, generation: int) -> None:
                 (folder / name).unlink(missing_ok=True)
             with contextlib.suppress(OSError):
                 folder.rmdir()
+
+
+def keep_damaged(root: Path, generation: int) -> Path:
+    """Rename the directory of a generation that was salvaged, so that nothing deletes it; its new path."""
+    folder, number = root / f"gen-{generation}.damaged", 1
+    while folder.exists():
+        number += 1
+        folder = root / f"gen-{generation}.damaged-{number}"
+    (root / f"gen-{generation}").rename(folder)
+    sync_folder(root)
+    return folder

@@ -182,16 +182,27 @@ class Namespace(MutableMapping[str, Any]):
         return self._memory.touch(self.name, key, ttl=ttl)
 
     def delete(
-        self, key: str, *, if_version: int | None = None, guard: Guard | None = None, durable: bool = False
+        self,
+        key: str,
+        *,
+        if_version: int | None = None,
+        guard: Guard | None = None,
+        durable: bool = False,
+        erase: bool = False,
     ) -> bool:
         """As `Memory.delete`."""
-        return self._memory.delete(self.name, key, if_version=if_version, guard=guard, durable=durable)
+        return self._memory.delete(self.name, key, if_version=if_version, guard=guard, durable=durable, erase=erase)
 
     def delete_many(
-        self, keys: Iterable[str] | None = None, *, prefix: str | None = None, where: Where | None = None
+        self,
+        keys: Iterable[str] | None = None,
+        *,
+        prefix: str | None = None,
+        where: Where | None = None,
+        erase: bool = False,
     ) -> int:
         """As `Memory.delete_many`."""
-        return self._memory.delete_many(self.name, keys, prefix=prefix, where=where)
+        return self._memory.delete_many(self.name, keys, prefix=prefix, where=where, erase=erase)
 
     def clear(self) -> None:
         """Remove every record; the namespace itself stays."""

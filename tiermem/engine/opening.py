@@ -5,13 +5,12 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-import sys
 import threading
 from pathlib import Path
 from typing import Any, Final
 
 from tiermem.config import Config
-from tiermem.engine import generations
+from tiermem.engine import generations, mending, verification
 from tiermem.engine.store import Store
 from tiermem.errors import (
     ClosedError,
@@ -25,7 +24,6 @@ from tiermem.errors import (
 )
 from tiermem.protocols import Clock, Embedder
 from tiermem.tiers.cold import ColdEnv, Writer
-from tiermem.tiers.cold.env import check_file
 from tiermem.tiers.cold.layout import STORE_FORMAT, Identity, State, pack_row
 from tiermem.tiers.cold.snapshot import marked
 from tiermem.tiers.control import Control
@@ -67,6 +65,8 @@ def acquire(
             return known
         store = Store(root.resolve(), config or Config(), clock, embedder, read_only)
         try:
+            if repair and not read_only:
+                verification.outlast_helper(root)
             _open(store, verify=verify, repair=repair)
         except TiermemError:
             # Of which one is an OSError as well: a lock that was not granted in time.
@@ -157,20 +157,26 @@ def _prepare(root: Path, read_only: bool) -> None:
         (root / name).mkdir(exist_ok=True)
 
 
-def _open(store: Store, *, verify: bool = False, repair: bool = False) -> None:
+def _open(store: Store, *, verify: bool = False, repair: bool = False, forked: bool = False) -> None:
     root = store.root
     with contextlib.ExitStack() as undo:
         if not store.read_only or os.access(root / "open.lock", os.W_OK):
             undo.enter_context(exclusive(root / "open.lock", OPEN_TIMEOUT))
-        if not (root / "CURRENT").exists():
+        made = not (root / "CURRENT").exists()
+        if made:
             _create(store)
         generation = generations.current(root)
-        folder = root / f"gen-{generation}"
-        if verify:
-            verify_pages(folder)
+        store.control = Control(root, read_only=store.read_only)
+        undo_control = undo.enter_context(contextlib.ExitStack())
+        undo_control.callback(store.control.close)
+        if not (made or forked):
+            generation = _look_at(store, generation, verify=verify, repair=repair)
         cold = ColdEnv(root, generation, store.config.cold, read_only=store.read_only)
         with contextlib.ExitStack() as on_failure:
             on_failure.callback(cold.close)
+            if not (made or forked or verify or repair) and verification.doubted(store.control, cold):
+                # Before anything is read: what leads to the wrong place may end this process.
+                verification.verify_pages(cold.path)
             identity = _identity(cold)
             while identity.moved_to:
                 # A compaction had committed its move and died, or failed, before saying so.
@@ -186,8 +192,6 @@ def _open(store: Store, *, verify: bool = False, repair: bool = False) -> None:
                     f"{root} has store format {identity.format}; this version reads up to {STORE_FORMAT}"
                 )
             store.cold, store.generation, store.store_id = cold, generation, identity.store_id
-            store.control = Control(root, read_only=store.read_only)
-            on_failure.callback(store.control.close)
             _check_time(store, identity)
             if not store.read_only:
                 store.slot = store.control.claim()
@@ -198,6 +202,7 @@ def _open(store: Store, *, verify: bool = False, repair: bool = False) -> None:
                 store.degraded.update((f"repair {lost}", lost) for lost in set_aside(store))
             _settle_in(store)
             on_failure.pop_all()
+            undo_control.pop_all()
     for attach in (ref() for ref in store.reopened):
         if attach is not None:
             attach()
@@ -206,6 +211,27 @@ def _open(store: Store, *, verify: bool = False, repair: bool = False) -> None:
 def _identity(cold: ColdEnv) -> Identity:
     with cold.read() as snapshot:
         return snapshot.identity()
+
+
+def _look_at(store: Store, generation: int, *, verify: bool, repair: bool) -> int:
+    """Walk the pages of the generation about to be opened where that is asked for; which one to open.
+
+    With `repair` a damaged one is replaced by what can be saved of it.
+    """
+    folder = store.root / f"gen-{generation}"
+    # Beside others nothing can be repaired, nor is there a need: what they have open, they have looked at.
+    repair = repair and not store.read_only and not store.control.live()
+    if not (verify or repair):
+        return generation
+    try:
+        verification.verify_pages(folder)
+    except CorruptionError as exc:
+        if not repair:
+            raise
+        fresh, lost = mending.salvage(store, generation)
+        store.degraded.update((f"repair {what}", what) for what in (str(exc), *lost))
+        return fresh
+    return generation
 
 
 def set_aside(store: Store) -> list[str]:
@@ -243,6 +269,7 @@ def _settle_in(store: Store) -> None:
     """Replay every journal and start from the newest commit."""
     store.control.missed[0] = 0
     with store.cold.read() as snapshot:
+        verification.check_announced(store.control, snapshot)
         state = snapshot.state()
         for number, data in snapshot.dictionaries():
             store.compressor.add(number, data)
@@ -292,27 +319,6 @@ def _check_time(store: Store, identity: Identity) -> None:
         txn.put(b"identity", pack_row(b"identity", identity), db=store.cold.dbs.meta)
 
 
-def verify_pages(folder: Path) -> None:
-    """Walk every page of an environment in a child process.
-
-    Raises:
-        CorruptionError: the walk found damage.
-    """
-    import subprocess
-
-    problem = check_file(folder / "data.mdb")
-    if problem.startswith(("is missing", "has no", "is ")) and "truncated" not in problem:
-        raise CorruptionError(f"{folder / 'data.mdb'} {problem}")
-    code = "import sys; from tiermem.tiers.cold.env import walk; from pathlib import Path; "
-    code += "found = walk(Path(sys.argv[1])); print('\\n'.join(found)); sys.exit(bool(found))"
-    done = subprocess.run(  # noqa: S603 - this interpreter, fixed code, the path as an argument
-        [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        detail = (done.stdout or done.stderr).strip()[-2000:]
-        raise CorruptionError(f"{folder / 'data.mdb'} is damaged: {detail}")
-
-
 def _close(store: Store) -> None:
     failure: TiermemError | None = None
     store.stop_sealing()
@@ -327,8 +333,13 @@ def _close(store: Store) -> None:
     with store.commit_lock, store.lock:
         store.hot.close(_after_close)
         if store.journal is not None:
+            if store.journal.wiped != store.control.generation:
+                # Somebody erased something, and this client did nothing since.
+                store.journal.wipe(store.control.generation)
             store.journal.close()
             store.journal = None
+    if not store.read_only:
+        verification.note_close(store)
     store.cold.close()
     store.control.close()
     if failure is not None:
@@ -373,7 +384,7 @@ def _after_fork_in_child() -> None:
     for place, store in list(_registry.items()):
         try:
             store.after_fork()
-            _open(store)
+            _open(store, forked=True)
             if not store.read_only:
                 store.committer.start()
         except (TiermemError, OSError):

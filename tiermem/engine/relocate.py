@@ -7,11 +7,11 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from tiermem.codec.frame import Frame
 from tiermem.codec.serialize import decode
-from tiermem.engine import generations, opening, segments
+from tiermem.engine import generations, opening, segments, verification
 from tiermem.errors import InvalidArgument, TiermemError, file_error
 from tiermem.tiers.cold import ColdEnv
 from tiermem.tiers.cold.layout import pack_row
@@ -22,6 +22,8 @@ from tiermem.tiers.filelock import exclusive
 if TYPE_CHECKING:
     from tiermem.engine.store import Store
     from tiermem.tiers.cold import Writer
+
+PATIENCE: Final = opening.OPEN_TIMEOUT
 
 
 def compact(store: Store) -> int:
@@ -34,7 +36,7 @@ def compact(store: Store) -> int:
         if folder.is_dir():
             segments.tidy(store)
         # The copy is of the last commit: what its transaction would have drained is drained again there.
-        _move(store, lambda _, generation: store.cold.copy(store.root / f"gen-{generation}"))
+        move(store, lambda _, generation: store.cold.copy(store.root / f"gen-{generation}"))
     return before - (store.cold.path / "data.mdb").stat().st_size - segments.file_bytes(folder)
 
 
@@ -57,7 +59,7 @@ def rebuild(store: Store) -> list[str]:
             fresh.close()
 
     with _dressed(f"{store.root} cannot be rebuilt"):
-        _move(store, fill)
+        move(store, fill)
     return lost
 
 
@@ -73,17 +75,17 @@ def _dressed(what: str) -> Iterator[None]:
         raise file_error(exc)(f"{what}: {exc}") from exc
 
 
-def _move(store: Store, fill: Callable[[Writer, int], None]) -> None:
+def move(store: Store, fill: Callable[[Writer, int], None]) -> None:
     """Make the next generation by `fill` and leave the present one for it.
 
     The old environment is marked as left in the transaction that held off every other writer, so no
     write can be lost to it; processes that still have it open move when they next write or look.
     """
-    with store.move_lock, exclusive(store.root / "open.lock", opening.OPEN_TIMEOUT):
+    with store.move_lock, exclusive(store.root / "open.lock", PATIENCE):
         generation = 0
         folder = store.root
 
-        def move(writer: Writer) -> None:
+        def leave(writer: Writer) -> None:
             # Another process may have moved on meanwhile: the transaction says where the store is.
             nonlocal generation, folder
             generation = writer.env.generation + 1
@@ -98,7 +100,7 @@ def _move(store: Store, fill: Callable[[Writer, int], None]) -> None:
             generations.sync_folder(store.root)
 
         try:
-            store.committer.leave(move)
+            store.committer.leave(leave)
         except BaseException:
             if folder != store.root and not _perhaps_left(store, generation):
                 shutil.rmtree(folder, ignore_errors=True)
@@ -160,7 +162,9 @@ def backup(store: Store, target: str | os.PathLike[str]) -> Path:
         copy.close()
     with _dressed(f"backup to {root} failed"):
         generations.publish(root, 1)
-        Control(root).close()
+        control = Control(root)
+        verification.note_copy(control, folder, 1)
+        control.close()
         (root / opening.UNFINISHED).unlink()
         generations.sync_folder(root)
     return root

@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from tiermem.reports import ColdStats, HotStats, LogStats, Stats, VectorStats, WriteStats
 
 if TYPE_CHECKING:
     from tiermem.engine.store import Store
+
+
+BEHIND: Final = 256
+"""Commits a reader may be behind before that is said: it keeps what they freed from being used again."""
+
+
+def _held_pages(store: Store) -> list[str]:
+    """What is to be said of a reader that makes the file grow; those of dead processes are cleared first."""
+    if store.cold.oldest_reader()[0] < BEHIND:
+        return []
+    store.cold.clear_stale_readers()
+    behind, process = store.cold.oldest_reader()
+    if behind < BEHIND:
+        return []
+    return [
+        f"process {process} has been reading a snapshot that is {behind:,} commits old: "
+        "pages freed since then cannot be used again, and data.mdb grows until it ends"
+    ]
 
 
 def stats(store: Store) -> Stats:
@@ -34,6 +52,7 @@ def stats(store: Store) -> Stats:
         cursors = {name: state.next_sequence - 1 - info.position for name, info in snapshot.cursors()}
         numbers = Counter(bytes(key[:4]) for key, _ in snapshot.rows(snapshot.dbs.segments))
         dictionaries = sum(1 for _ in snapshot.rows(snapshot.dbs.dictionaries))
+    held = _held_pages(store)
     used, file_bytes, oldest = store.cold.sizes()
     vectors: dict[str, VectorStats] = {}
     for name, info in infos.items():
@@ -84,6 +103,6 @@ def stats(store: Store) -> Stats:
             committer="none" if store.read_only else committer.home,
         ),
         log=LogStats(first=state.first_sequence, last=state.next_sequence - 1, cursors=cursors),
-        degraded=tuple(store.troubles),
+        degraded=(*store.troubles, *held),
         latency={verb: kept.summary() for verb, kept in store.latency.items() if kept.longest},
     )

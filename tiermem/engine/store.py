@@ -19,6 +19,7 @@ from tiermem.codec.compress import Compressor
 from tiermem.codec.frame import STREAM
 from tiermem.codec.operation import DELETE, PUT, Operation, pack_operation
 from tiermem.config import Config
+from tiermem.engine import generations
 from tiermem.engine.commit import Committer
 from tiermem.engine.follower import Follower
 from tiermem.engine.indexing import Indexing
@@ -26,7 +27,7 @@ from tiermem.engine.journals import Journals
 from tiermem.engine.latency import Histogram
 from tiermem.engine.loader import Loader
 from tiermem.engine.space import Decode, Space, Spaces, Tables
-from tiermem.errors import ClosedError, EncodingError, ReadOnlyError
+from tiermem.errors import ClosedError, EncodingError, ReadOnlyError, TiermemError
 from tiermem.policy.eviction import DEFAULT
 from tiermem.protocols import Clock, Embedder
 from tiermem.tiers.cold import ColdEnv, Writer
@@ -269,6 +270,16 @@ class Store:
             if generation <= self.generation:
                 return
             old = self.cold
-            self.cold = ColdEnv(self.root, generation, self.config.cold, read_only=self.read_only)
+            while True:
+                try:
+                    self.cold = ColdEnv(self.root, generation, self.config.cold, read_only=self.read_only)
+                    break
+                except TiermemError:
+                    # Left, and removed, since it was named: then another is named by now.
+                    newest = generations.current(self.root)
+                    if newest <= generation:
+                        raise
+                    generation = newest
             self.generation = generation
+        self.committer.upkeep.forget_samples()
         old.close()

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from tiermem.engine import generations
+from tiermem.errors import CorruptionError
 from tiermem.tiers.cold import Writer
 from tiermem.tiers.cold.writer import Sampler
 
@@ -30,10 +31,29 @@ class Transaction:
             writer = Writer(cold, txn, store.compressor, config.vector.metric, self._sampler)
             moved = writer.identity().moved_to
             if not moved:
+                self._wipe(writer)
                 return writer
             # Another process has compacted: this environment is a relic, and takes no more writes.
             self._stack.close()
             store.move_to(max(moved, generations.current(store.root)))
+
+    def _wipe(self, writer: Writer) -> None:
+        """The last generation may have been left to get rid of what was deleted: the journal holds it no longer.
+
+        What another process has applied of it, this one still has to read once: then the next transaction wipes.
+        """
+        store = self._store
+        journal, generation = store.journal, writer.env.generation
+        if journal is None or journal.wiped == generation:
+            return
+        try:
+            mark = writer.applied(store.slot, journal.id, journal.head)
+        except CorruptionError:
+            # Whoever drains it hears of that.
+            return
+        with store.lock:
+            if journal.applied >= mark:
+                journal.wipe(generation)
 
     def __exit__(self, *args: object) -> bool | None:
         return self._stack.__exit__(*args)  # type: ignore[arg-type]  # the arguments are handed through

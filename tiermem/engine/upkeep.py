@@ -46,6 +46,10 @@ class Upkeep:
             kept = self._samples[name] = deque(maxlen=config.dictionary_samples)
         return kept.append
 
+    def forget_samples(self) -> None:
+        """They may hold what was erased meanwhile: no dictionary is to be trained on them."""
+        self._samples.clear()
+
     def ripen(self, unsealed: Mapping[str, int]) -> None:
         """These namespaces have so many vectors that some could be sealed."""
         if unsealed:
@@ -68,6 +72,7 @@ class Upkeep:
         if now >= self._next:
             self._next = now + INTERVAL
             self.store.control.publish_time(self.store.clock.now())
+            self.store.cold.clear_stale_readers()
             if self.orphaned():
                 self.store.committer.replay()
             self.announce()
@@ -153,12 +158,12 @@ class Upkeep:
                 info = snapshot.info(name)
             if info is None or info.dropped or info.records < info.trained * RETRAIN:
                 # Another process has trained one meanwhile.
-                self._samples.pop(name)
+                self._samples.pop(name, None)
                 continue
             if len(samples) < store.config.codec.dictionary_samples:
                 continue
             trained = store.compressor.train(list(samples))
-            self._samples.pop(name)
+            self._samples.pop(name, None)
             number = 0
 
             def keep(

@@ -49,6 +49,9 @@ class Workshop:
         """In a forked child: the builders are the parent's, and nobody here waits for them."""
         for child in (*self._children, *(child for _, child in self._idle)):
             child.returncode = 0
+            for pipe in (child.stdin, child.stdout):
+                if pipe is not None:
+                    pipe.close()
 
     def run(self, job: Job, progress: Progress) -> Built:
         """Have a segment built.

@@ -113,11 +113,18 @@ class Writes(Handle):
         if_version: int | None = None,
         guard: Guard | None = None,
         durable: bool = False,
+        erase: bool = False,
     ) -> bool:
         """Remove a record; True if it existed.
 
         To claim a record against other writers give `if_version`: of two plain deletes at the same
         moment both may return True.
+
+        erase: leave no byte of its value, metadata and vector in any file of the store, whether it is deleted
+        now or was before; the same goes for whatever else was deleted from the namespace. Costs a compaction, and
+        the making of the namespace's segments. Its key stays in the change log until that is trimmed. The
+        journals of other clients are wiped as soon as they next use the store. Backups, and what a repair has set
+        aside (`*.damaged`), are left alone.
 
         Raises:
             VersionConflict, GuardFailed: a condition does not hold; nothing was changed.
@@ -128,7 +135,14 @@ class Writes(Handle):
         existed = reading.fetch(store, space, key) is not None
         if if_version is not None or guard is not None or existed:
             self._submit(store, space, op, durable, if_version, guard)
+        if erase:
+            self._erase(store, namespace)
         return existed if if_version is None else if_version > 0
+
+    def _erase(self, store: Store, namespace: str) -> None:
+        from tiermem.engine.erasure import erase
+
+        erase(store, namespace)
 
     def delete_many(
         self,
@@ -137,11 +151,12 @@ class Writes(Handle):
         *,
         prefix: str | None = None,
         where: Where | None = None,
+        erase: bool = False,
     ) -> int:
         """Remove the records among `keys`, or those with `prefix` that match `where`; how many.
 
         Without any of them nothing is removed and InvalidArgument is raised: `drop_namespace` empties
-        a namespace.
+        a namespace. erase: as in `delete`, once for all of them.
         """
         from tiermem.engine.reads import bounds
 
@@ -166,6 +181,8 @@ class Writes(Handle):
             rows = reading.scan(store, space, low=low, high=high, allows=allows, vectors=False)
             doomed = [stored.key for stored in rows]
         self._submit_chunks(store, space, [drafts.delete(store, space, key) for key in doomed])
+        if erase:
+            self._erase(store, namespace)
         return len(doomed)
 
     def put_many(

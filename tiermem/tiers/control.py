@@ -48,6 +48,8 @@ _ALL_STALE: Final = b"\x01" * SLOTS
 _NAP: Final = 0.25
 _BLIND_NAP: Final = 0.02
 _DOZE: Final = 0.001
+_LAST_NAP: Final = 5.0
+"""Seconds that closing waits for who sleeps; after that the descriptor is left to the end of the process."""
 _FLOAT: Final = struct.Struct("=d")
 _WORD: Final = struct.Struct("=Q")
 
@@ -99,7 +101,7 @@ class Control:
         self._lock_fd = -1
         self._bell = -1
         self._bells: dict[int, int] = {}
-        self._sleepers = 0
+        self._sleepers: set[object] = set()
         self._sleepers_lock = threading.Lock()
         self._closing = False
         if not self._usable():
@@ -203,6 +205,18 @@ class Control:
         if slot >= 0 and self._map[_WAITING + slot]:
             self._ring(slot)
 
+    def even(self, counter: int) -> None:
+        """This client has read everything up to where the counter stood.
+
+        Only now may its other threads think themselves up to date. A commit that was published meanwhile has
+        changed the counter first; one published later sets the flag again.
+        """
+        missed, words = self.missed, self.words
+        # No call in between: another thread of this process must not run where the flag may be wrong.
+        missed[0] = 0
+        if words[_COUNTER] != counter:
+            missed[0] = 1
+
     def publish_time(self, now: float) -> None:
         """Announce this client's clock."""
         self.words[_FIRST_ROW + self.slot * _ROW_WORDS + _TIME] = _WORD.unpack(_FLOAT.pack(now))[0]
@@ -283,22 +297,24 @@ class Control:
 
     @contextlib.contextmanager
     def _within_hearing(self) -> Iterator[select.poll]:
-        with self._sleepers_lock:
-            if self._bell < 0:
-                path = self._bell_path(self.slot)
-                if not path.exists():
-                    os.mkfifo(path)
-                # Read and write: with a writer of its own a FIFO never reports end of file.
-                self._bell = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-            self._sleepers += 1
-            self._map[_WAITING + self.slot] = 1
         poller = select.poll()
-        poller.register(self._bell, select.POLLIN)
+        sleeper = object()
         try:
+            with self._sleepers_lock:
+                if self._bell < 0:
+                    path = self._bell_path(self.slot)
+                    if not path.exists():
+                        os.mkfifo(path)
+                    # Read and write: with a writer of its own a FIFO never reports end of file.
+                    self._bell = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+                self._sleepers.add(sleeper)
+                self._map[_WAITING + self.slot] = 1
+            poller.register(self._bell, select.POLLIN)
             yield poller
         finally:
+            # Wherever an interrupt came in between: no sleeper is left behind.
             with self._sleepers_lock:
-                self._sleepers -= 1
+                self._sleepers.discard(sleeper)
                 if not self._sleepers:
                     self._map[_WAITING + self.slot] = 0
 
@@ -331,10 +347,14 @@ class Control:
     def close(self) -> None:
         """Give up the slot. The page stays mapped while another thread still looks at it."""
         self._closing = True
-        while self._sleepers:
+        deadline = time.monotonic() + _LAST_NAP
+        while self._sleepers and time.monotonic() < deadline:
             # A descriptor that is polled must not be closed, or its number may be another file's.
-            os.write(self._bell, b"\x01")
+            with contextlib.suppress(BlockingIOError):
+                os.write(self._bell, b"\x01")
             time.sleep(_DOZE)
+        if self._sleepers:
+            self._bell = -1
         for fd in (self._bell, *self._bells.values(), self._lock_fd):
             if fd >= 0:
                 os.close(fd)

@@ -26,6 +26,7 @@ FRAME_BYTES: Final = 16
 _HEAD_WORD: Final = 16
 """The head is the aligned 64-bit word at byte 128, on a cache line of its own."""
 _SKIP: Final = 0xFFFFFFFF
+_CHUNK: Final = 2**20
 
 # magic, format, reserved, store id, journal id, capacity, boot id
 _HEADER: Final = struct.Struct("<8sII16sQQ16s")
@@ -57,7 +58,8 @@ def boot_id() -> bytes:
 class Journal:
     """One journal file, mapped. `id` 0 means it was never put into service.
 
-    `largest`: most payload bytes one frame may hold.
+    `largest`: most payload bytes one frame may hold. `wiped`: the generation of the store as of which it holds
+    nothing but what is still to be applied.
     """
 
     def __init__(self, path: Path, *, writable: bool) -> None:
@@ -85,6 +87,7 @@ class Journal:
         self.capacity = size - HEADER_BYTES
         self.largest = self.capacity // 2 - FRAME_BYTES
         self.applied = 0
+        self.wiped = -1
         try:
             self._read_header()
         except BaseException:
@@ -243,6 +246,28 @@ class Journal:
 
     def _rebooted(self) -> bool:
         return bool(self.boot != boot_id())
+
+    def wipe(self, generation: int) -> None:
+        """Overwrite with zeros whatever is not still to be applied, as of a generation of the store; `flush` syncs it.
+
+        The owner calls this where it appends, or somebody who knows that there is none.
+        """
+        start, end = self.applied % self.capacity, self.head % self.capacity
+        # Where the ring was never used it holds nothing.
+        used = min(self.capacity, self.head)
+        if self.applied == self.head:
+            gaps = [(0, used)]
+        else:
+            gaps = [(end, start)] if start >= end else [(0, start), (end, used)]
+        for low, high in gaps:
+            for at in range(HEADER_BYTES + low, HEADER_BYTES + high, _CHUNK):
+                size = min(_CHUNK, HEADER_BYTES + high - at)
+                self._map[at : at + size] = bytes(size)
+        self.wiped = generation
+
+    def flush(self) -> None:
+        """Make everything that was written durable."""
+        self._map.flush()
 
     def close(self) -> None:
         """Unmap; the file stays."""

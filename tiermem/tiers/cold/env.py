@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import resource
-import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +14,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import lmdb
-from lmdb import verify as lmdb_verify
 
 from tiermem.codec.frame import Value, unpack_value
 from tiermem.errors import (
@@ -30,16 +28,13 @@ from tiermem.errors import (
     file_error,
 )
 from tiermem.tiers.cold.layout import DATABASES
+from tiermem.tiers.cold.pages import META_BYTES, Meta, PageFile
 from tiermem.tiers.cold.snapshot import Snapshot
+from tiermem.tiers.cold.walking import walk
 
 if TYPE_CHECKING:
     from tiermem.config import ColdConfig
 
-# A page starts with number, padding, flags and bounds; a meta page goes on with its magic, version,
-# address, map size, two 48-byte database rows, last page number and transaction id.
-_META: Final = struct.Struct("=QHHI II QQ 96s QQ")
-_META_MAGIC: Final = 0xBEEFC0DE
-_META_FLAG: Final = 0x08
 _FULL: Final = tuple(os.strerror(code) for code in sorted(FULL_ERRNOS))
 _CUT_SHORT: Final = (os.strerror(errno.EIO), os.strerror(errno.EINVAL))
 _MARGIN: Final = 2**21
@@ -47,6 +42,7 @@ _LOCK_BYTES: Final = 128
 _PAUSE: Final = 0.0005
 _PATIENCE: Final = 1.0
 """Seconds for readers to leave an environment that has to be opened again."""
+_LOOKS: Final = 100
 _DAMAGE: Final = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError)
 
 
@@ -96,28 +92,32 @@ def translate(exc: lmdb.Error, path: Path) -> TiermemError:
 def check_file(path: Path) -> str:
     """Why `data.mdb` must not be mapped as it is, or an empty string.
 
-    LMDB trusts its meta pages: a file shorter than they say ends in SIGBUS.
+    LMDB trusts its meta pages: a file shorter than they say ends in SIGBUS, a wrong root anywhere.
     """
-    try:
-        with path.open("rb") as file:
-            first = file.read(_META.size)
-            if len(first) < _META.size:
-                return f"is {len(first)} bytes long, too short for a meta page"
-            page = struct.unpack_from("=I", first, 16 + 24)[0]
-            file.seek(page)
-            second = file.read(_META.size)
-            # Last: a writer that commits meanwhile makes the file longer first, its meta page then.
-            size = os.fstat(file.fileno()).st_size
-    except FileNotFoundError:
-        return "is missing"
-    metas = [_META.unpack(raw) for raw in (first, second) if len(raw) == _META.size]
-    metas = [meta for meta in metas if meta[2] & _META_FLAG and meta[4] == _META_MAGIC]
-    if not 512 <= page <= 65536 or page & (page - 1) or len(metas) < 2:
-        return "has no valid meta page"
-    last_page = max(metas, key=lambda meta: int(meta[10]))[9]
-    if size < (last_page + 1) * page:
-        return f"is truncated: {size:,} bytes where its meta page counts {last_page + 1:,} pages of {page}"
-    return ""
+    problem = ""
+    before: tuple[Meta, ...] = ()
+    for _ in range(_LOOKS):
+        try:
+            with PageFile(path) as file:
+                if file.size < META_BYTES:
+                    return f"is {file.size} bytes long, too short for a meta page"
+                metas = file.metas
+                if metas:
+                    # Asked last: a writer that commits meanwhile makes the file longer first, its meta page then.
+                    size, pages = file.measure(), metas[-1].last_page + 1
+                    if len(metas) == 2 and size < pages * file.page_bytes:
+                        counted = f"{pages:,} pages of {file.page_bytes}"
+                        return f"is truncated: {size:,} bytes where its meta page counts {counted}"
+                problem = "" if file.foreign else file.contradiction()
+                if not problem:
+                    return ""
+        except FileNotFoundError:
+            return "is missing"
+        # What was read while others commit may be of several commits.
+        if metas == before:
+            return problem
+        before = metas
+    return problem
 
 
 def _allocate(path: Path, size: int) -> None:
@@ -144,17 +144,6 @@ def _no_room(path: Path) -> bool:
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     size = (path / "data.mdb").stat().st_size
     return room.f_bavail * room.f_frsize < _MARGIN or (limit != resource.RLIM_INFINITY and size > limit - _MARGIN)
-
-
-def walk(path: Path) -> list[str]:
-    """What is wrong with the pages of the environment in `path`; reads the file, never maps it.
-
-    Nobody may be writing to it meanwhile.
-    """
-    try:
-        return [str(problem) for problem in lmdb_verify.verify(str(path))]  # type: ignore[no-untyped-call]  # py-lmdb has no types there
-    except lmdb_verify.VerifyError as exc:
-        return [str(exc)]
 
 
 class _Reading(Snapshot):
@@ -263,6 +252,17 @@ class ColdEnv:
         """A context manager around a read transaction: a `Snapshot`, valid inside it."""
         return _Reading(self)
 
+    def newest_stamp(self) -> int:
+        """The stamp of the newest commit; reads no page."""
+        try:
+            txn = self.begin()
+            try:
+                return self.first_stamp | int(txn.id())
+            finally:
+                txn.abort()
+        except lmdb.Error as exc:
+            raise translate(exc, self.path) from exc
+
     def value(self, key: bytes) -> tuple[int, Value | None]:
         """The stamp of a snapshot, and what `Snapshot.value` says in it of one record; costs half of `read`."""
         reader = object()
@@ -356,12 +356,19 @@ class ColdEnv:
     def sizes(self) -> tuple[int, int, int]:
         """(bytes in use, bytes of the file, transactions the oldest reader is behind)."""
         info, page = self._env.info(), self._env.stat()["psize"]
-        oldest = int(info["last_txnid"])
-        for line in self._env.readers().splitlines()[1:]:
-            last = line.split()[-1]
-            oldest = min(oldest, int(last) if last.isdigit() else oldest)
         used = (int(info["last_pgno"]) + 1) * int(page)
-        return used, (self.path / "data.mdb").stat().st_size, int(info["last_txnid"]) - oldest
+        return used, (self.path / "data.mdb").stat().st_size, self.oldest_reader()[0]
+
+    def oldest_reader(self) -> tuple[int, int]:
+        """(transactions the oldest reader is behind, its process); (0, 0) if nobody reads or nobody is behind."""
+        newest = int(self._env.info()["last_txnid"])
+        oldest, process = newest, 0
+        for line in self._env.readers().splitlines()[1:]:
+            # Process, thread, transaction: the last one is a dash where nothing is being read.
+            fields = line.split()
+            if fields[-1].isdigit() and int(fields[-1]) < oldest:
+                oldest, process = int(fields[-1]), int(fields[0])
+        return newest - oldest, process
 
     def close(self) -> None:
         """Close once every reader has left; idempotent."""

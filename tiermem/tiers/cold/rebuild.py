@@ -36,6 +36,7 @@ class Rebuild:
         self._names: dict[bytes, str] = {}
         self._infos: dict[str, NamespaceInfo] = {}
         self._state = State()
+        self._dictionaries_kept: set[int] = set()
 
     def run(self, identity: Identity) -> None:
         """Copy and derive everything; `identity` becomes the new environment's."""
@@ -46,7 +47,7 @@ class Rebuild:
                 try:
                     self._record(txn, key, row)
                 except TiermemError as exc:
-                    self.lost.append(f"record lost: {exc}")
+                    self.lost.append(f"record {self._told(key)} is lost: {exc}")
             self._log(txn)
             for key, row in self.old.rows(self.old.dbs.marks):
                 txn.put(key, bytes(row), db=self.new.dbs.marks)
@@ -59,6 +60,9 @@ class Rebuild:
             # Whatever stood between deleted records and old journals is gone: late puts rank above it.
             self._state.horizon = self._state.highest
             txn.put(b"state", self._state.pack(), db=self.new.dbs.meta)
+
+    def _told(self, key: bytes) -> str:
+        return f"{key[4:].decode(errors='replace')!r} of {self._names.get(key[:4], key[:4].hex())!r}"
 
     def _attempt(self, what: str, step: Callable[[], None]) -> bool:
         try:
@@ -74,6 +78,10 @@ class Rebuild:
                 key = U32.pack(number)
                 txn.put(key, seal(key, data), db=self.new.dbs.dictionaries)
                 self._state.next_dictionary = max(self._state.next_dictionary, number + 1)
+                self._dictionaries_kept.add(number)
+            for key, _ in self.old.rows(self.old.dbs.dictionaries):
+                if U32.unpack(key)[0] not in self._dictionaries_kept:
+                    self.lost.append(f"dictionary {U32.unpack(key)[0]} is lost, with what was compressed with it")
 
         self._attempt("dictionaries lost", copy)
 
@@ -92,6 +100,8 @@ class Rebuild:
             except TiermemError as exc:
                 self.lost.append(f"namespace derived anew: {exc}")
                 continue
+            # What was written with a dictionary that is lost is lost; what comes is written without.
+            known = info.dictionary in self._dictionaries_kept
             self._infos[raw.decode()] = NamespaceInfo(
                 info.id,
                 info.dimension,
@@ -101,8 +111,8 @@ class Rebuild:
                 epoch=info.epoch + 1,
                 dropped=info.dropped,
                 floor=info.floor,
-                dictionary=info.dictionary,
-                trained=info.trained,
+                dictionary=info.dictionary if known else 0,
+                trained=info.trained if known else 0,
             )
         garbage = {key for key, _ in self.old.rows(self.old.dbs.garbage)}
         for prefix, row in self.old.rows(self.old.dbs.names):
@@ -130,7 +140,7 @@ class Rebuild:
                 if found is None or vector is None or found[0] != frame.version:
                     raise CorruptionError(f"vector {key!r} is missing or of another version")
             except TiermemError as exc:
-                self.lost.append(f"vector lost: {exc}")
+                self.lost.append(f"vector of {self._told(key)} is lost: {exc}")
                 data = _without_vector(key, frame)
             else:
                 txn.put(key, bytes(vector), db=self.new.dbs.vectors)

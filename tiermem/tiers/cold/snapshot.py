@@ -104,9 +104,13 @@ class Snapshot(SegmentView):
             yield key.decode(), unpack_cursor(key, row)
 
     def dictionaries(self) -> Iterator[tuple[int, bytes]]:
-        """(number, bytes) of every compression dictionary."""
+        """(number, bytes) of every intact compression dictionary: what needs another says so when it is read."""
         for key, row in self.rows(self.dbs.dictionaries):
-            yield U32.unpack(key)[0], unseal(key, row)
+            try:
+                data = unseal(key, row)
+            except CorruptionError:
+                continue
+            yield U32.unpack(key)[0], data
 
     def applied(self, slot: int, journal_id: int, head: int) -> int:
         """Position up to which the journal of a slot, as found there, has been applied.
