@@ -75,6 +75,24 @@ def test_a_put_reaches_the_other_process_by_itself(root: Path, peer: MakePeer) -
     assert [hit[0] for hit in b.search_similar("n", V)] == ["l"]
 
 
+def test_a_put_that_another_made_void_leaves_nothing_in_l1(root: Path, peer: MakePeer) -> None:
+    a, b = peer(root, config=QUIET), peer(root, config=QUIET)
+    b.put("n", "other", 0)
+    a.put("n", "k", "first")
+    b.flush()
+    assert a.get("n", "k") == a.get("n", "k") == "first"
+    a.put("n", "k", "lower")
+    b.put("n", "k", "higher")
+    # The one with the higher version is committed, the other is still pending where it was put.
+    b.drain()
+    assert a.get("n", "k") in ("lower", "higher")
+    b.flush()
+    assert a.get_record("n", "k").value == "higher"
+    assert a.get("n", "k") == a.subscript("n", "k") == "higher"
+    a.flush()
+    assert a.get("n", "k") == b.get("n", "k") == "higher"
+
+
 @pytest.mark.parametrize("who", ["writer", "reader", "third"])
 def test_after_flush_every_process_sees_everything_at_once(who: str, root: Path, peer: MakePeer) -> None:
     a, b = peer(root, config=QUIET), peer(root, config=QUIET)

@@ -27,7 +27,8 @@ class Operation(msgspec.Struct, gc=False):
     whether the record it replaces had expired. `version` is given on submission. `model` is set where
     an embedder made the vector. `created` is the record's creation time where pending operations tell
     it, else None; `first` is the time of the first of an unbroken run of pending puts of the key; `end` is
-    the position behind its journal frame. These four are not journaled.
+    the position behind its journal frame; `contested`: another client's write of the key was committed at a
+    version not below this one, so that L3 decides what stands. These five are not journaled.
     """
 
     kind: int
@@ -45,6 +46,7 @@ class Operation(msgspec.Struct, gc=False):
     first: float | None = None
     model: str = ""
     end: int = 0
+    contested: bool = False
 
 
 def pack_operation(op: Operation, namespace: bytes, key: bytes) -> bytes:

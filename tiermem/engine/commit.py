@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import islice
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tiermem.codec.operation import Operation
@@ -233,7 +234,7 @@ class Committer:
                 work(writer)
             transaction = writer.finish()
             stack.close()
-            self._settle(writer, own, first_other, transaction, moved if others else {})
+            self._settle(writer, own, first_other, transaction, moved, told=others)
             self.last_seconds = time.perf_counter() - started
             store.degraded.pop("committer", None)
         if failure is not None:
@@ -281,9 +282,19 @@ class Committer:
         return Drained(mark, position, ops, versions)
 
     def _settle(
-        self, writer: Writer, own: Drained, first_other: int, transaction: int, moved: dict[int, Mark] | None = None
+        self,
+        writer: Writer,
+        own: Drained,
+        first_other: int,
+        transaction: int,
+        moved: Mapping[int, Mark] = MappingProxyType({}),
+        *,
+        told: bool = False,
     ) -> None:
-        """Make this process agree with what was just committed; tell the one client of which all of it was, if any."""
+        """Make this process agree with what was just committed, which `moved` the marks of others.
+
+        With `told` the one client of which all of it was, if there is one, is told so.
+        """
         store = self.store
         first, sequence = writer.first_new, writer.counters.next_sequence
         with store.lock:
@@ -308,10 +319,10 @@ class Committer:
         store.control.publish_time(store.clock.now())
         self.upkeep.ripen(sealed.ripe(writer, store.config.vector.seal_rows))
         only = -1
-        if moved and len(moved) == 1:
+        if told and len(moved) == 1:
             ((only, mark),) = moved.items()
             store.control.tell(only, *mark, first, sequence, transaction)
-        if writer.changes:
+        if writer.changes or (moved and writer.superseded):
             store.control.publish(sequence, store.generation, but=only)
         if not followed:
             store.control.missed[0] = 1
@@ -330,12 +341,12 @@ class Committer:
             fresh.reset(store.store_id, journal_id)
             # The predecessor is applied, and both are named, before the one takes the other's place.
             with self._transaction() as writer:
-                store.journals.drain(writer)
+                moved = store.journals.drain(writer)
                 old = store.journals.of(path)
                 before = (0, 0) if old is None else (old.id, writer.applied(store.slot, old.id, old.head))
                 writer.set_mark(store.slot, journal_id, 0, before)
                 stamp = writer.finish()
-            self._settle(writer, NOTHING, 0, stamp)
+            self._settle(writer, NOTHING, 0, stamp, moved)
             fresh.publish(path)
             with self._transaction() as writer:
                 writer.set_mark(store.slot, journal_id, 0)

@@ -102,8 +102,13 @@ class Follower:
                 most -= 1
             op = line.popleft()
             space = store.spaces.get(op.namespace)
-            if space is not None and space.pending.get(op.key) is op:
+            if space is None:
+                continue
+            if space.pending.get(op.key) is op:
                 del space.pending[op.key]
+            if op.contested:
+                for table, _ in space.tables:
+                    store.hot.drop(table, op.key)
         return True
 
     def absorb(self, rows: Sequence[LogEntry], *, own: bool = False) -> None:
@@ -126,8 +131,10 @@ class Follower:
                 space.forget()
                 continue
             waiting = space.pending.get(key)
-            if waiting is not None and waiting.version > version:
-                continue
+            if waiting is not None:
+                if waiting.version > version:
+                    continue
+                waiting.contested = True
             for table, _ in space.tables:
                 store.hot.drop(table, key)
             if space.index is not None:

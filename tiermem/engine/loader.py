@@ -42,7 +42,7 @@ class Loader:
             raise KeyError(op.key)
         value = decode(op.value)
         with store.lock:
-            if space.pending.get(op.key) is op:
+            if space.pending.get(op.key) is op and not op.contested:
                 store.hot.fill(table, op.key, value, cost_of(value, len(op.value)), op.expires)
         return value
 
