@@ -18,7 +18,7 @@ BENCH_FULL := $(VENV)/.stamp-bench-full
 help:
 	@echo 'make demo    run the demonstration (ARGS="..." is passed on)'
 	@echo 'make test    lint, types, layers, then every test under branch coverage'
-	@echo 'make test-crash  the long sweeps of crashes, faults and power cuts (ARGS="..." is passed on)'
+	@echo 'make test-crash  the long sweeps of crashes, faults, power cuts (ARGS="..." is passed on) and damage'
 	@echo 'make lint    ruff and the import layers'
 	@echo 'make types   mypy --strict'
 	@echo 'make cov     every test under branch coverage (ARGS="..." goes to pytest)'
@@ -49,6 +49,7 @@ test: lint types cov
 
 test-crash: $(DEV)
 	$(BIN)/python -m tiermem.testing.crash $(ARGS)
+	$(BIN)/python -m tiermem.testing.damage --points 1000
 
 lint: $(DEV)
 	$(BIN)/ruff check .

@@ -16,7 +16,7 @@ import pytest
 from xxhash import xxh3_64_intdigest
 
 import tiermem
-from tests.workers import QUIET, Loop, Model, Peer, config, contents, loop, model, steps
+from tests.workers import NO_BELLS, QUIET, Loop, Model, Peer, config, contents, loop, model, steps
 from tiermem.tiers import journal as journals
 
 HEADER = 64
@@ -480,7 +480,7 @@ def test_the_journal_of_another_store_in_place_of_its_own_is_refused(tmp_path: P
 
 def test_a_store_does_not_replay_the_journal_of_its_backup_or_the_reverse(tmp_path: Path, crashed: Path) -> None:
     lost = the_journal(crashed)
-    shutil.copytree(crashed, tmp_path / "again")
+    shutil.copytree(crashed, tmp_path / "again", ignore=NO_BELLS)
     with tiermem.open(crashed) as mem:
         mem.backup(tmp_path / "copy")
     assert held(tmp_path / "copy") == wanted()
@@ -514,7 +514,7 @@ def test_a_flipped_bit_is_an_error_or_changes_nothing(tmp_path: Path, crashed: P
     detected = 0
     for number, place in enumerate(places):
         copy = tmp_path / f"copy{number}"
-        shutil.copytree(crashed, copy)
+        shutil.copytree(crashed, copy, ignore=NO_BELLS)
         bit = 1 << rng.randrange(8)
         alter(copy / name, lambda data, place=place, bit=bit: data.__setitem__(place, data[place] ^ bit))
         try:

@@ -17,6 +17,7 @@ import lmdb
 import pytest
 
 import tiermem
+from tests.workers import NO_BELLS
 from tiermem.tiers.cold.layout import FLOOR
 
 CONFIG = tiermem.Config(
@@ -67,7 +68,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def store(base: Path, tmp_path: Path) -> Path:
     """A copy of its own of the store, closed."""
-    return Path(shutil.copytree(base, tmp_path / "store"))
+    return Path(shutil.copytree(base, tmp_path / "store", ignore=NO_BELLS))
 
 
 def data_of(path: Path) -> Path:
@@ -141,7 +142,7 @@ def test_a_truncated_file_is_refused_and_kills_nobody(base: Path, tmp_path: Path
     sizes += [size - 4096 * 3, size - 4096, size - 1] if mode == "write" else [size - 1]
     wrong = []
     for cut in sizes:
-        copy = Path(shutil.copytree(base, tmp_path / f"{cut}"))
+        copy = Path(shutil.copytree(base, tmp_path / f"{cut}", ignore=NO_BELLS))
         os.truncate(data_of(copy), cut)
         done = run_python(READ_ALL, copy, mode, check=False)
         if done.returncode != 0 or not done.stdout.startswith("CorruptionError"):
@@ -398,7 +399,7 @@ def test_a_flipped_row_is_found(store: Path, row: str) -> None:
     for key, data in rows[:2]:
         place = place_of(store, key, data)
         for offset in spread(len(data), 9):
-            copy = Path(shutil.copytree(store, store.with_name("copy")))
+            copy = Path(shutil.copytree(store, store.with_name("copy"), ignore=NO_BELLS))
             flip(data_of(copy), place + offset)
             try:
                 use(copy)
@@ -423,7 +424,7 @@ def test_check_reports_a_flipped_row_or_key(store: Path, row: str) -> None:
     # The bytes of the key lie in front of the row's, unless that is too long for the page.
     front = range(-len(key), 0) if len(data) < 1000 else ()
     for offset in (*front, *(spread(len(data), 4) if data else ())):
-        copy = Path(shutil.copytree(store, store.with_name("copy")))
+        copy = Path(shutil.copytree(store, store.with_name("copy"), ignore=NO_BELLS))
         flip(data_of(copy), place + offset, 0x01)
         try:
             with tiermem.open(copy, config=CONFIG) as mem:
@@ -451,7 +452,7 @@ def test_a_flipped_floor_does_not_swallow_a_put(store: Path) -> None:
     assert len(row) >= FLOOR.size
     wrong = []
     for offset in range(len(row)):
-        copy = Path(shutil.copytree(store, store.with_name("copy")))
+        copy = Path(shutil.copytree(store, store.with_name("copy"), ignore=NO_BELLS))
         raw = bytearray(data_of(copy).read_bytes())
         at = raw.find(key + row)
         while at >= 0:
@@ -509,7 +510,7 @@ def outcomes(path: Path, name: str, contents: Iterator[tuple[str, bytes | None]]
     """Use the store once with each content of one of its files; what ended otherwise than it should."""
     wrong = []
     for label, content in contents:
-        copy = Path(shutil.copytree(path, path.with_name("copy")))
+        copy = Path(shutil.copytree(path, path.with_name("copy"), ignore=NO_BELLS))
         if content is None:
             (copy / name).unlink()
         else:
@@ -606,14 +607,14 @@ os.kill(os.getpid(), signal.SIGKILL)
 @pytest.fixture(scope="session")
 def killed_base(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store whose last client was killed with 30 acknowledged puts in its journal alone."""
-    path = Path(shutil.copytree(base, tmp_path_factory.mktemp("killed") / "store"))
+    path = Path(shutil.copytree(base, tmp_path_factory.mktemp("killed") / "store", ignore=NO_BELLS))
     subprocess.run([sys.executable, "-c", LEAVE_PENDING, str(path)], check=False, capture_output=True, timeout=60)
     return path
 
 
 @pytest.fixture
 def killed(killed_base: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(killed_base, tmp_path / "killed"))
+    return Path(shutil.copytree(killed_base, tmp_path / "killed", ignore=NO_BELLS))
 
 
 def replayed(path: Path, *, read_only: bool = False) -> str:
@@ -723,7 +724,7 @@ def test_a_flip_in_an_applied_journal_costs_nothing_that_was_committed(store: Pa
     """All of it was applied: the frames are dead weight."""
     raw = journal_of(store).read_bytes()
     for _, content in flips(raw, [4096, 4100, 4200, len(raw) - 10]):
-        copy = Path(shutil.copytree(store, store.with_name("copy")))
+        copy = Path(shutil.copytree(store, store.with_name("copy"), ignore=NO_BELLS))
         journal_of(copy).write_bytes(content)
         use(copy)
         shutil.rmtree(copy)
@@ -753,7 +754,7 @@ def test_verify_finds_a_damaged_inner_page(base: Path, tmp_path: Path) -> None:
         for node in (slots[0], slots[len(slots) // 2], slots[-1]):
             # The first four bytes of a node on an inner page are the number of the page below it.
             for offset, mask in ((node, 0x01), (node, 0x80), (node + 2, 0x01)):
-                copy = Path(shutil.copytree(base, tmp_path / f"{found}"))
+                copy = Path(shutil.copytree(base, tmp_path / f"{found}", ignore=NO_BELLS))
                 flip(data_of(copy), at + offset, mask)
                 with pytest.raises(tiermem.CorruptionError, match=r"data\.mdb"):
                     tiermem.open(copy, config=CONFIG, verify=True)
@@ -847,7 +848,7 @@ for number in range(first, last):
     # Meta pages are flipped less often than their share: LMDB keeps two of them.
     offset, mask = chosen.randrange(8192 if number % 8 else 0, size), 1 << chosen.randrange(8)
     path = work / f"s{number}"
-    shutil.copytree(base, path)
+    shutil.copytree(base, path, ignore=NO_BELLS)
     t.flip(t.data_of(path), offset, mask)
     print(json.dumps([number, offset, mask]), end=" ", flush=True)
     try:

@@ -21,6 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 import tiermem
 from tests.model import ABSENT, KEYS, NAMES, STREAM, WHERES, Query, Twin, Write, spoil
+from tests.workers import NO_BELLS
 from tiermem import CodecConfig, ColdConfig, Config, Guard, HotConfig, Item, VectorConfig
 
 START = 10.0
@@ -462,7 +463,7 @@ class Machine(RuleBasedStateMachine):
         place = self.folder / f"copy-{self.copies}"
         if crash and twin.still:
             # What lies on disk between two calls is what a killed process leaves behind.
-            shutil.copytree(twin.path, place)
+            shutil.copytree(twin.path, place, ignore=NO_BELLS)
         else:
             assert twin.mem.backup(place) == place
         other = twin.fork(place)

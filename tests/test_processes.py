@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 import tiermem
-from tests.workers import QUIET, Peer, config, eventually, in_child, join
+from tests.workers import NO_BELLS, QUIET, Peer, config, eventually, in_child, join
 from tiermem import SimulatedClock
 from tiermem.cli import main
 
@@ -893,7 +893,7 @@ def test_a_store_that_another_process_makes_meanwhile_is_no_foreign_directory(
 
     def meanwhile(place: Path) -> list[str]:
         monkeypatch.undo()
-        shutil.copytree(tmp_path / "made", place, dirs_exist_ok=True)
+        shutil.copytree(tmp_path / "made", place, dirs_exist_ok=True, ignore=NO_BELLS)
         return listdir(place)
 
     monkeypatch.setattr(os, "listdir", meanwhile)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import tiermem
-from tests.workers import Peer
+from tests.workers import NO_BELLS, Peer
 from tiermem.engine import verification
 from tiermem.testing import damage, victim
 from tiermem.tiers.cold import ColdEnv
@@ -33,12 +33,12 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
 
 @pytest.fixture
 def closed(bases: dict[bool, Path], tmp_path: Path) -> Path:
-    return Path(shutil.copytree(bases[False], tmp_path / "closed"))
+    return Path(shutil.copytree(bases[False], tmp_path / "closed", ignore=NO_BELLS))
 
 
 @pytest.fixture
 def killed(bases: dict[bool, Path], tmp_path: Path) -> Path:
-    return Path(shutil.copytree(bases[True], tmp_path / "killed"))
+    return Path(shutil.copytree(bases[True], tmp_path / "killed", ignore=NO_BELLS))
 
 
 def data_of(path: Path) -> Path:
@@ -89,7 +89,7 @@ def test_the_sweep_finds_a_wrong_answer(
 ) -> None:
     """The judge itself: an answer that is not the store's is told, and so is one that is missing."""
     point = damage.Point("rows", "CURRENT", "flip", 0)
-    store = Path(shutil.copytree(bases[False], tmp_path / "store"))
+    store = Path(shutil.copytree(bases[False], tmp_path / "store", ignore=NO_BELLS))
     assert damage.judge(store, point) == "right"
     with tiermem.open(store, config=victim.CONFIG) as mem:
         mem.delete("plain", "k0001")
@@ -130,7 +130,7 @@ def test_no_bit_of_a_meta_page_can_lie(bases: dict[bool, Path], closed: Path) ->
         raw = bytearray(intact[: 2 * PAGE])
         raw[at] ^= 1 << bit
         shutil.rmtree(closed)
-        shutil.copytree(bases[False], closed)
+        shutil.copytree(bases[False], closed, ignore=NO_BELLS)
         spoil(closed, 0, bytes(raw))
         with tiermem.open(closed, config=victim.CONFIG) as mem:
             assert everything(mem) == expected, (at, bit)

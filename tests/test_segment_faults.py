@@ -27,7 +27,7 @@ import numpy as np
 import pytest
 
 import tiermem
-from tests.workers import Loop, eventually, in_child, join
+from tests.workers import NO_BELLS, Loop, eventually, in_child, join
 from tiermem.engine import builder, publishing, sealing, workshop
 from tiermem.engine.commit import Committer
 from tiermem.engine.indexing import Indexing
@@ -299,7 +299,7 @@ def survive_damage(root: str, seed: str, shown: str = "") -> None:
 
 @pytest.mark.parametrize("seed", [1])
 def test_no_damage_to_a_segment_changes_an_answer(base: Path, tmp_path: Path, seed: int) -> None:
-    work = shutil.copytree(base, tmp_path / "store")
+    work = shutil.copytree(base, tmp_path / "store", ignore=NO_BELLS)
     before = files_of(work)
     assert int(script("survive_damage", work, seed)) >= 92
     assert files_of(work) == before, "a store that was opened read-only has changed"
@@ -365,7 +365,7 @@ def heal(root: str, hows: str, turn: str) -> None:
         for way in ("searched", ("build_index", "repair")[number % 2])[: 2 if (number + int(turn)) % 3 == 0 else 1]:
             sys.stderr.write(f"damage: {how}, {way}\n")
             path = Path(root).parent / f"{number}-{way}"
-            shutil.copytree(root, path)
+            shutil.copytree(root, path, ignore=NO_BELLS)
             spoil(path, how)
             models = {name: base_model(name) for name in "ab"}
             with tiermem.open(path, config=settings(seal_rows=500)) as mem:
@@ -392,12 +392,12 @@ def heal(root: str, hows: str, turn: str) -> None:
 
 @pytest.mark.parametrize("part", range(4))
 def test_damaged_segments_are_built_anew(base: Path, tmp_path: Path, part: int) -> None:
-    work = shutil.copytree(base, tmp_path / "store")
+    work = shutil.copytree(base, tmp_path / "store", ignore=NO_BELLS)
     script("heal", work, json.dumps(DAMAGED[part * 3 : part * 3 + 3]), part)
 
 
 def test_threads_that_meet_damage_together(base: Path, tmp_path: Path) -> None:
-    path = shutil.copytree(base, tmp_path / "store")
+    path = shutil.copytree(base, tmp_path / "store", ignore=NO_BELLS)
     spoil(path, "vector flipped")
     model = base_model("a")
     failures: list[BaseException] = []
@@ -1008,7 +1008,7 @@ def use_in_child(mem: tiermem.Memory, model: Model, mark: int, *, close: bool = 
 
 def forks(root: str, when: str) -> None:
     """Fork with segments loaded; and while one is built, in a process or here, or while others search."""
-    shutil.copytree(root, f"{root}-copy")
+    shutil.copytree(root, f"{root}-copy", ignore=NO_BELLS)
     with tiermem.open(f"{root}-copy", config=settings(seal_rows=150)) as mem:
         model = fill(mem, "n", range(GRAPH))
         mem.build_index("n")
@@ -1256,7 +1256,7 @@ def test_an_engine_that_raises(tmp_path: Path, where: str) -> None:
 
 
 def test_a_graph_is_loaded_though_something_looked_at_the_rows_before(base: Path, tmp_path: Path) -> None:
-    path = shutil.copytree(base, tmp_path / "store")
+    path = shutil.copytree(base, tmp_path / "store", ignore=NO_BELLS)
     with tiermem.open(path, config=settings()) as mem:
         assert_sound(mem)
         assert mem.search_similar("b", QUERIES[0], k=1)

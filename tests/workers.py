@@ -9,6 +9,7 @@ import os
 import pickle
 import random
 import select
+import shutil
 import signal
 import struct
 import subprocess
@@ -23,6 +24,8 @@ from typing import Any, NamedTuple
 import tiermem
 from tiermem import errors
 
+NO_BELLS = shutil.ignore_patterns("*.bell")
+"""What a copy of a store's directory leaves out: FIFOs cannot be copied."""
 DEADLINE = 60.0
 """Seconds until a child that does not answer counts as hung."""
 

@@ -31,13 +31,26 @@ def compact(store: Store) -> int:
     store.committer.flush()
     store.committer.upkeep.run()
     folder = store.root / "segments"
-    before = (store.cold.path / "data.mdb").stat().st_size + segments.file_bytes(folder)
+    before = _bytes(store)
     with _dressed(f"{store.root} cannot be compacted"):
         if folder.is_dir():
             segments.tidy(store)
         # The copy is of the last commit: what its transaction would have drained is drained again there.
         move(store, lambda _, generation: store.cold.copy(store.root / f"gen-{generation}"))
-    return before - (store.cold.path / "data.mdb").stat().st_size - segments.file_bytes(folder)
+    return before - _bytes(store)
+
+
+def _bytes(store: Store) -> int:
+    """Bytes of L3 and the segments on disk."""
+    while True:
+        generation = store.generation
+        try:
+            return (store.cold.path / "data.mdb").stat().st_size + segments.file_bytes(store.root / "segments")
+        except FileNotFoundError:
+            # Another process has compacted since, and removed what was left.
+            store.move_to(generations.current(store.root))
+            if store.generation == generation:
+                raise
 
 
 def rebuild(store: Store) -> list[str]:
