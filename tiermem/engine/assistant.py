@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -40,6 +41,9 @@ _CATCHES: Final = 256
 _GLANCE: Final = 0.002
 _GLANCES: Final = 50
 """How often, and how many times, a writer looks whether the helper has made room in its journal."""
+_loading: Final = threading.Lock()
+# A child that is forked in the middle of an import could never finish it.
+os.register_at_fork(before=_loading.acquire, after_in_parent=_loading.release, after_in_child=_loading.release)
 
 
 class Orders(msgspec.Struct):
@@ -155,7 +159,8 @@ class Assistant:
             self._hire()
 
     def _hire(self) -> None:
-        from tiermem.engine.processes import start
+        with _loading:
+            from tiermem.engine.processes import start
 
         store, config, vector = self._store, self._store.config, self._store.config.vector
         orders = Orders(
@@ -188,19 +193,23 @@ class Assistant:
         said = b""
         try:
             with child.stdin as pipe:
-                pipe.write(orders)
+                pipe.write(orders + b"\n")
         except BrokenPipeError:
             # It ended before it had read them: what it left behind says why.
             pass
         deadline = time.monotonic() + _PATIENCE
         with child.stdout as pipe:
+            poller = select.poll()
+            poller.register(pipe, select.POLLIN)
             while not self._closing and said != READY and time.monotonic() < deadline:
-                if select.select([pipe], [], [], LOOK)[0]:
+                if poller.poll(LOOK * 1000):
                     part = os.read(pipe.fileno(), len(READY))
                     if not part:
                         break
                     said += part
         # The process started here only makes the helper, so that nobody's child it is, and ends.
+        if said != READY:
+            child.kill()
         child.wait()
         return said == READY
 

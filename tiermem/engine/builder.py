@@ -275,13 +275,15 @@ def main() -> int:
 
     It ends with its input, when something failed, or when nothing was asked for in a while.
     """
-    parent, building = int(sys.argv[1]), threading.Event()
+    parent = int(sys.argv[1])
 
     def watch() -> None:
-        # Standard input ends with the process that wants this segment, unless one it has forked holds it open too.
-        while os.getppid() == parent:
-            if building.wait(_GLANCE) and select.select([0], [], [], _GLANCE)[0] and building.is_set():
-                break
+        # Standard input is hung up by the end of the process that wants this segment, unless one it has forked holds
+        # it open too. What comes in is not looked at: it is the next job.
+        poller = select.poll()
+        poller.register(0, 0)
+        while os.getppid() == parent and not poller.poll(_GLANCE * 1000):
+            pass
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -291,7 +293,6 @@ def main() -> int:
         if job.threads == 1 and not polite:
             polite = True
             os.nice(_POLITE)
-        building.set()
         try:
             done = _build(job)
         except OSError as exc:
@@ -300,8 +301,6 @@ def main() -> int:
         except TiermemError as exc:
             _tell(f"{type(exc).__name__}: {exc}")
             return 1
-        # From here on input is the next job.
-        building.clear()
         _tell(done)
     return 0
 

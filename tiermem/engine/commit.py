@@ -103,9 +103,9 @@ class Committer:
             self._thread.start()
 
     def _run(self) -> None:
-        pause = self.store.config.cold.sync_interval / 2
-        assistant = self.assistant
-        assistant.hire_if(0.0)
+        store, assistant = self.store, self.assistant
+        pause = store.config.cold.sync_interval / 2
+        self._hire_if(0.0)
         while not self._stop:
             if self._event.wait(LOOK if assistant.present else IDLE):
                 self._hurry.wait(pause)
@@ -113,8 +113,11 @@ class Committer:
                 return
             self._event.clear()
             self._hurry.clear()
-            if assistant.sees_to_it():
-                continue
+            try:
+                if assistant.sees_to_it():
+                    continue
+            except OSError as exc:
+                store.degraded["helper"] = f"the helper cannot be looked after: {exc}"
             self.roused = False
             began = time.monotonic()
             if not self._work() and not self._stop:
@@ -122,7 +125,13 @@ class Committer:
                 self._hurry.wait(RETRY)
                 self._event.set()
             else:
-                assistant.hire_if(time.monotonic() - began)
+                self._hire_if(time.monotonic() - began)
+
+    def _hire_if(self, seconds: float) -> None:
+        try:
+            self.assistant.hire_if(seconds)
+        except (OSError, ValueError, ImportError) as exc:
+            self.store.degraded["helper"] = f"no helper process could be started: {exc}"
 
     def _work(self) -> bool:
         """Commit and keep up; False if that failed. The write that caused it was acknowledged before."""
@@ -319,7 +328,8 @@ class Committer:
         store.control.publish_time(store.clock.now())
         self.upkeep.ripen(sealed.ripe(writer, store.config.vector.seal_rows))
         only = -1
-        if told and len(moved) == 1:
+        # Where the generation has not been announced, all have to look.
+        if told and len(moved) == 1 and store.control.generation == store.generation:
             ((only, mark),) = moved.items()
             store.control.tell(only, *mark, first, sequence, transaction)
         if writer.changes or (moved and writer.superseded):

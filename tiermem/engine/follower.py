@@ -80,11 +80,14 @@ class Follower:
                 store.hot.clear()
                 for space in store.spaces.values():
                     space.forget()
+                    for op in space.pending.values():
+                        op.contested = True
             self.absorb(rows)
             if state.next_sequence >= store.seen_sequence:
                 store.seen_sequence = state.next_sequence
                 store.seen_stamp = max(store.seen_stamp, stamp)
             store.observe(state.highest)
+            store.committer.roused = False
 
     def retire(self, mark: int, most: int | None = None) -> bool:
         """Drop pending entries whose journal frames lie below `mark`; False if only the first `most` were.
@@ -134,6 +137,7 @@ class Follower:
             if waiting is not None:
                 if waiting.version > version:
                     continue
+                # It may turn out void: L1 must not hold what nobody would take out.
                 waiting.contested = True
             for table, _ in space.tables:
                 store.hot.drop(table, key)

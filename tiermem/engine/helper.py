@@ -107,6 +107,9 @@ class Helper:
         pause = store.config.cold.sync_interval / 2
         rested = True
         while not self._failed:
+            if store.control.generation > store.generation:
+                # What was left is on the disk as long as anybody has it open.
+                store.move_to(store.control.generation)
             behind = store.journals.behind()
             if behind:
                 store.committer.commit(others=True, budget=SLICE if behind < FLOOD else FLOOD_SLICE)
@@ -132,6 +135,7 @@ class Helper:
         with suppress(LockTimeout), exclusive(store.root / "open.lock", 0.0):
             if store.control.live() == [store.slot]:
                 store.control.helper = -1
+                (store.root / LOG).unlink(missing_ok=True)
                 os.close(self._lock)
                 return True
         return False
@@ -139,7 +143,7 @@ class Helper:
 
 def main() -> int:
     """Be the helper of the store named on standard input, unless there is one; say when it is ready."""
-    orders = msgspec.json.decode(sys.stdin.buffer.read(), type=Orders)
+    orders = msgspec.json.decode(sys.stdin.buffer.readline(), type=Orders)
     if os.fork():
         # Nobody's child, it needs nobody to wait for it.
         os._exit(0)
@@ -171,7 +175,6 @@ def main() -> int:
         os.dup2(nowhere, stream)
     Helper(store, lock).run()
     opening.release(store)
-    (root / LOG).unlink(missing_ok=True)
     return 0
 
 

@@ -92,6 +92,16 @@ class Journals:
 
     def behind(self) -> int:
         """Bytes that others have journaled and nobody has applied."""
+        for _ in range(WRAPS):
+            try:
+                return self._behind()
+            except CorruptionError:
+                # A client may have opened its journal since the snapshot, in a newer generation even.
+                if self.store.control.generation > self.store.generation:
+                    self.store.move_to(self.store.control.generation)
+        return self._behind()
+
+    def _behind(self) -> int:
         store = self.store
         total = 0
         with store.cold.read() as snapshot:
@@ -116,9 +126,8 @@ class Journals:
             journal = known[1]
             journal.refresh()
         else:
+            # One that is replaced is not closed: another thread may be reading it.
             journal = Journal(path, writable=False)
-            if known is not None:
-                known[1].close()
             self._mapped[path] = (inode, journal)
         if journal.id and journal.store_id != self.store.store_id:
             raise IncompatibleFormatError(f"journal {path.name} belongs to another store")

@@ -17,7 +17,7 @@ from weakref import WeakMethod
 from tiermem.clock import SystemClock
 from tiermem.codec.compress import Compressor
 from tiermem.codec.frame import STREAM
-from tiermem.codec.operation import DELETE, PUT, Operation, pack_operation
+from tiermem.codec.operation import DELETE, PUT, Operation, pack_operation, unpack_operations
 from tiermem.config import Config
 from tiermem.engine import generations
 from tiermem.engine.commit import Committer
@@ -148,11 +148,15 @@ class Store:
                     self._last = now
                     op.version = now << CLOCK_SHIFT | self.slot
                     payload = pack_operation(op, space.raw, op.key.encode())
-                    if len(payload) <= journal.largest and (end := journal.append(payload, 1)):
-                        op.end = end
-                        self.line.append(op)
-                        self.pend(space, op)
-                        break
+                    try:
+                        if len(payload) <= journal.largest and (end := journal.append(payload, 1)):
+                            op.end = end
+                            self.line.append(op)
+                            self.pend(space, op)
+                            break
+                    except BaseException:
+                        self._mend_line(journal)
+                        raise
             if journal is None:
                 self.committer.open_journal()
             elif len(payload) > journal.largest:
@@ -173,12 +177,16 @@ class Store:
                     for _, op in drafts:
                         op.version = self.next_version()
                     payload = b"".join([pack_operation(op, space.raw, op.key.encode()) for space, op in drafts])
-                    if len(payload) <= journal.largest and (end := journal.append(payload, len(drafts))):
-                        for space, op in drafts:
-                            op.end = end
-                            self.line.append(op)
-                            self.pend(space, op)
-                        break
+                    try:
+                        if len(payload) <= journal.largest and (end := journal.append(payload, len(drafts))):
+                            for space, op in drafts:
+                                op.end = end
+                                self.line.append(op)
+                                self.pend(space, op)
+                            break
+                    except BaseException:
+                        self._mend_line(journal)
+                        raise
             if journal is None:
                 self.committer.open_journal()
             elif len(payload) > journal.largest:
@@ -188,6 +196,24 @@ class Store:
         if not self.committer.roused:
             self.committer.rouse()
         return [op.version for _, op in drafts]
+
+    def _mend_line(self, journal: Journal) -> None:
+        """A write was interrupted: what it has journaled stands, and takes its place in line.
+
+        The caller holds `lock`.
+        """
+        known = {op.version: op for op in self.line}
+        line = deque(op for op in self.line if op.end <= journal.applied)
+        for frame in journal.frames(journal.applied):
+            for op in unpack_operations(frame.payload):
+                kept = known.get(op.version, op)
+                kept.end = frame.end
+                line.append(kept)
+        self.line = line
+        for op in line:
+            space = self.spaces.get(op.namespace)
+            if op.version not in known and space is not None:
+                self.pend(space, op)
 
     def decide(self, decision: Decision) -> list[int]:
         """Commit what `decision` returns after every journal was drained; the versions.

@@ -96,6 +96,11 @@ class Upkeep:
     def announce(self) -> None:
         """Announce the newest commit, if whoever made it was killed before doing so."""
         store = self.store
+        if store.control.generation > store.generation:
+            # A generation that was left has nothing to announce: the page must not fall back to it.
+            store.control.missed[0] = 1
+            store.follower.catch_up()
+            return
         with store.cold.read() as snapshot:
             sequence = snapshot.state().next_sequence
         if store.control.announced < sequence:

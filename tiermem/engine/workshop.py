@@ -47,7 +47,10 @@ class Workshop:
 
     def abandon(self) -> None:
         """In a forked child: the builders are the parent's, and nobody here waits for them."""
-        for child in (*self._children, *(child for _, child in self._idle)):
+        for child in self._children:
+            # Its pipes are as a thread of the parent left them: locked, maybe, for ever.
+            child.returncode = 0
+        for _, child in self._idle:
             child.returncode = 0
             for pipe in (child.stdin, child.stdout):
                 if pipe is not None:

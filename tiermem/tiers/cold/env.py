@@ -351,7 +351,9 @@ class ColdEnv:
 
     def clear_stale_readers(self) -> int:
         """Free the reader slots of dead processes; how many there were."""
-        return int(self._env.reader_check())
+        # A fork or a move closes the environment, and holds this lock while it does.
+        with self._exclusive:
+            return 0 if self.closing else int(self._env.reader_check())
 
     def sizes(self) -> tuple[int, int, int]:
         """(bytes in use, bytes of the file, transactions the oldest reader is behind)."""

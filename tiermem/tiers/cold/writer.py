@@ -37,6 +37,8 @@ _OVERFLOW: Final = 1900
 """Values above about half a page of 4096 bytes lie on overflow pages of their own."""
 _FEW: Final = 4
 """Fewer operations are applied one by one."""
+_RUN: Final = 64
+"""Most operations looked at together, and a quarter of them applied one by one before the next look."""
 Take: TypeAlias = Callable[[bytes], object]
 Sampler: TypeAlias = Callable[[str, NamespaceInfo], Take | None]
 """What gives, for a namespace and its row, what takes values a dictionary could be trained on; None: none is wanted."""
@@ -110,12 +112,14 @@ class Writer(Snapshot):
             together = list(run)
             done = 0
             while done < len(together):
-                appended = self._append(name, together[done:] if done else together)
+                # Never more than a few beyond what is taken: a frame may hold very many.
+                appended = self._append(name, together[done : done + _RUN])
                 versions.extend(appended)
                 done += len(appended)
-                if done < len(together):
-                    versions.append(self.apply(together[done]))
-                    done += 1
+                if not appended:
+                    singly = together[done : done + _RUN // 4]
+                    versions.extend([self.apply(op) for op in singly])
+                    done += len(singly)
         return versions
 
     def _append(self, name: str, ops: Sequence[Operation]) -> list[int]:
