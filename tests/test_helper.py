@@ -6,7 +6,9 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -389,3 +391,69 @@ def test_one_client_beside_a_dict(root: Path) -> None:
         assert mem.get_many("n", sorted(known)) == {key: known[key] for key in sorted(known)}
     with tiermem.open(root) as mem:
         assert {record.key: record.value for record in mem.scan("n")} == known
+
+
+def test_what_a_helper_commits_in_a_generation_that_was_not_announced_is_seen(root: Path) -> None:
+    code = """
+        import os, signal, sys, tiermem
+        from tiermem.tiers.control import Control
+        mem = tiermem.open(sys.argv[1], config=tiermem.Config(cold=tiermem.ColdConfig(committer="thread")))
+        whole = Control.publish
+        def publish(self, sequence, *args, **named):
+            if not sequence:
+                os.kill(os.getpid(), signal.SIGKILL)
+            whole(self, sequence, *args, **named)
+        Control.publish = publish
+        mem.compact()
+    """
+    with tiermem.open(root, config=HELPED) as mem:
+        arrived(root, mem)
+        mem.put("n", "before", 0)
+        mem.flush()
+        done = subprocess.run([sys.executable, "-c", textwrap.dedent(code), str(root)], check=False)
+        assert done.returncode == -signal.SIGKILL
+        for number in range(100):
+            mem.put("n", f"k{number}", number)
+        end = time.monotonic() + 1.0
+        while time.monotonic() < end:
+            assert mem.count("n") == 101
+            assert mem.contains("n", "k50")
+        assert eventually(lambda: applied(mem))
+        assert mem.count("n") == 101
+    with tiermem.open(root) as mem:
+        assert mem.count("n") == 101
+
+
+def test_an_idle_helper_leaves_the_generation_that_was_left(root: Path) -> None:
+    with tiermem.open(root, config=HELPED) as mem:
+        process = arrived(root, mem)
+        mem.put("n", "k", 1)
+        mem.compact()
+
+        def let_go() -> bool:
+            folder = Path(f"/proc/{process}/fd")
+            return not any("gen-1" in os.readlink(link) for link in folder.iterdir() if link.is_symlink())
+
+        assert eventually(let_go)
+        with tiermem.open(root, config=HELPED) as other:
+            other.put("n", "l", 2)
+        peer = Peer(root, config=HELPED)
+        peer.put("n", "m", 3)
+        assert eventually(lambda: mem.get("n", "m") == 3)
+        peer.leave()
+        assert pid(root) == process, "it has lived through all of it"
+
+
+def test_a_commit_of_two_clients_leaves_neither_unheard(root: Path) -> None:
+    with tiermem.open(root, config=HELPED) as mem:
+        arrived(root, mem)
+        peer = Peer(root, config=HELPED)
+        try:
+            for number in range(20):
+                mem.put("n", "mine", number)
+                peer.put("n", "theirs", number)
+                assert eventually(lambda number=number: mem.get("n", "theirs") == number)
+            assert eventually(lambda: applied(mem))
+            assert not mem._store.committer.roused, "the next put rings"
+        finally:
+            peer.leave()

@@ -1754,3 +1754,48 @@ def test_a_namespace_dropped_under_a_read_leaves_nothing_in_l1(mem: Memory, agai
     mem.get("n", "k")
     record = mem.get_record("n", "k")
     assert mem.get("n", "k") == (record and record.value) == ("new" if again else None)
+
+
+class Interrupted(BaseException):
+    """Stands for what a signal handler raises wherever it happens to run."""
+
+
+@pytest.mark.parametrize("after", [0, 1, 7])
+@pytest.mark.parametrize("verb", ["put", "batch"])
+def test_a_write_that_is_interrupted_behind_its_journal_frame_stands_whole(
+    tmp_path: Path, verb: str, after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cold = tiermem.ColdConfig(committer="inline", sync_interval=60.0)
+    with tiermem.open(tmp_path / "s", config=tiermem.Config(cold=cold)) as mem:
+        mem.put("n", "first", 0)
+        store = mem._store
+        whole, left = store.pend, [after]
+
+        def pend(*args: Any) -> None:
+            if not left[0]:
+                left[0] = -1
+                raise Interrupted
+            left[0] -= 1
+            whole(*args)
+
+        def write() -> None:
+            if verb == "put":
+                for number in range(after + 1):
+                    mem.put("n", f"k{number}", number)
+            else:
+                with mem.batch() as batch:
+                    for number in range(20):
+                        batch.put("n", f"k{number}", number)
+
+        monkeypatch.setattr(store, "pend", pend)
+        with pytest.raises(Interrupted):
+            write()
+        monkeypatch.undo()
+        mem.put("n", "last", 1)
+        count = 2 + (after + 1 if verb == "put" else 20)
+        assert mem.count("n") == count
+        mem.flush()
+        assert mem.stats().writes.pending == mem.stats().writes.pending_bytes == 0
+        assert mem.count("n") == count
+    with tiermem.open(tmp_path / "s") as mem:
+        assert mem.count("n") == count

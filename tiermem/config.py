@@ -92,7 +92,7 @@ class ColdConfig:
         that all clients of the store share; "auto" is a thread until that falls behind, then the helper.
     journal_bytes: size of this process's journal, which bounds what may be pending (16 MiB).
     log_retention: changes kept in the change log behind the newest (250,000).
-    max_readers: most simultaneous read transactions over all processes; fixed at creation (1022).
+    max_readers: most simultaneous read transactions over all processes; an opening may raise it (1022).
     """
 
     map_size: int = 256 * 2**30

@@ -18,7 +18,7 @@ Look into a tiermem store, change it, move it.
 
 Exit codes: 0 done; 1 a finding, or nothing found; 2 a mistake, told in one line on stderr.
 --json writes one JSON object, and commands that list things one object a line.
-Commands that only read open the store read-only and may run beside whoever writes it.
+Commands that only read, but for check and backup, open the store read-only; all may run beside whoever writes it.
 """
 VALUES = """\
 JSON here may hold what JSON has no type for: {"$bytes": base64}, {"$datetime": ISO 8601}, {"$date": ...},

@@ -95,7 +95,7 @@ class Memory(Reads, Writes):
         store.sealer.build(namespace, progress)
 
     def compact(self) -> int:
-        """Remove what has expired, rewrite L3 without free pages and segments without tombstones.
+        """Remove what has expired, rewrite L3 without free pages, and segments of which more than a tenth is dead.
 
         Returns the bytes returned to the file system.
         """
@@ -152,9 +152,9 @@ def open(
 
     config: see `Config`. clock: where event times and expiry come from (default: the machine's).
     embedder: turns text into vectors. read_only: changes nothing, and shows what other processes
-    have journaled. verify: walk the whole store in a child process first. repair: set aside journals
-    that cannot be replayed (named in `stats().degraded`) instead of refusing to open; `check(repair=True)`
-    mends the rest.
+    have journaled. verify: walk the whole store in a child process first. repair: instead of refusing to
+    open, set aside journals that cannot be replayed and, if nobody else has the store open, save what is
+    intact of damaged pages; `stats().degraded` names what was lost. `check(repair=True)` mends damaged rows.
 
     Raises:
         CorruptionError, IncompatibleFormatError, TimeDomainMismatch, ConfigMismatch, StoreFullError,

@@ -212,8 +212,10 @@ class Store:
         self.line = line
         for op in line:
             space = self.spaces.get(op.namespace)
-            if op.version not in known and space is not None:
-                self.pend(space, op)
+            if space is not None and op.end > journal.applied:
+                shown = space.pending.get(op.key)
+                if shown is None or shown.version < op.version:
+                    self.pend(space, op)
 
     def decide(self, decision: Decision) -> list[int]:
         """Commit what `decision` returns after every journal was drained; the versions.
