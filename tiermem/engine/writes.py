@@ -123,8 +123,8 @@ class Writes(Handle):
         erase: leave no byte of its value, metadata and vector in any file of the store, whether it is deleted
         now or was before; the same goes for whatever else was deleted from the namespace. Costs a compaction, and
         the making of the namespace's segments. Its key stays in the change log until that is trimmed. The
-        journals of other clients are wiped when they next look at the log, commit or close. Backups, and what a repair has set
-        aside (`*.damaged`), are left alone.
+        journals of other clients are wiped when they next look at the log, commit or close. Backups, and what a
+        repair has set aside (`*.damaged`), are left alone.
 
         Raises:
             VersionConflict, GuardFailed: a condition does not hold; nothing was changed.

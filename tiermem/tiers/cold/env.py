@@ -105,9 +105,8 @@ def check_file(path: Path) -> str:
                 if metas:
                     # Asked last: a writer that commits meanwhile makes the file longer first, its meta page then.
                     size, pages = file.measure(), metas[-1].last_page + 1
-                    if len(metas) == 2 and size < pages * file.page_bytes:
-                        counted = f"{pages:,} pages of {file.page_bytes}"
-                        return f"is truncated: {size:,} bytes where its meta page counts {counted}"
+                    if len(metas) == 2 and size < (counted := pages * file.page_bytes):
+                        return f"is truncated: {size:,} bytes where its meta page counts {counted:,}"
                 problem = "" if file.foreign else file.contradiction()
                 if not problem:
                     return ""
