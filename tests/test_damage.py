@@ -848,7 +848,7 @@ for number in range(first, last):
     # Meta pages are flipped less often than their share: LMDB keeps two of them.
     offset, mask = chosen.randrange(8192 if number % 8 else 0, size), 1 << chosen.randrange(8)
     path = work / f"s{number}"
-    shutil.copytree(base, path, ignore=NO_BELLS)
+    shutil.copytree(base, path, ignore=shutil.ignore_patterns("*.bell"))
     t.flip(t.data_of(path), offset, mask)
     print(json.dumps([number, offset, mask]), end=" ", flush=True)
     try:
