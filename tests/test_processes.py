@@ -425,7 +425,7 @@ def test_backups_under_load_are_each_one_moment_and_can_be_restored(root: Path, 
         mem.create_namespace("right", dimension=3)
     writers = {tag: peer(root, config=BRISK) for tag in ("a", "bb", "ccc")}
     for tag, writer in writers.items():
-        writer.begin("write_pairs", tag, 3.0)
+        writer.begin("write_pairs", tag, 6.0)
     before: dict[str, int] = dict.fromkeys(writers, -1)
     with tiermem.open(root, config=BRISK) as mem:
         assert eventually(lambda: mem.count("left") == 3)

@@ -130,7 +130,7 @@ class Assistant:
         if not self.present:
             return False
         with wishes(self._store.root, self._store.slot).open("ab") as file:
-            file.write(name.encode() + b"\0")
+            file.write(f"{self._store.config.vector.seal_rows} {name}\0".encode())
         return True
 
     def advanced(self) -> bool:
@@ -215,7 +215,7 @@ class Assistant:
 
 
 def wishes(root: Path, slot: int) -> Path:
-    """Where a client names the namespaces that it has searched and that want sealing."""
+    """Where a client names the namespaces that it has searched, and from how many unsealed rows they want sealing."""
     return root / "clients" / f"{slot:03d}.wishes"
 
 

@@ -97,9 +97,10 @@ class Helper:
             with suppress(FileNotFoundError):
                 path.rename(taken)
                 # Torn by a client that was killed, the last one may name nothing; it is named again.
-                for name in taken.read_text(encoding="utf-8", errors="replace").split("\0"):
-                    if name:
-                        store.sealer.wake(name)
+                for wish in taken.read_text(encoding="utf-8", errors="replace").split("\0"):
+                    rows, _, name = wish.partition(" ")
+                    if name and rows.isdecimal():
+                        store.sealer.wake(name, int(rows))
                 taken.unlink()
 
     def _commit(self) -> None:

@@ -46,19 +46,25 @@ class Sealer:
         self._closing = False
         self._tidy = False
         self._mended: dict[str, float] = {}
+        self._least: dict[str, int] = {}
 
     @property
     def lanes(self) -> tuple[Lane, ...]:
         """The threads' work: sealing, merging, taking up what others published."""
         return self.sealing, self.merging, self.adopting
 
-    def wake(self, name: str) -> None:
-        """Look in the background at whether a namespace wants sealing or merging; or have the helper look."""
+    def wake(self, name: str, least: int = 0) -> None:
+        """Look in the background at whether a namespace wants sealing or merging; or have the helper look.
+
+        `least`: unsealed rows from which a client wants it, if that is not what this one goes by.
+        """
         if self._closing or self.store.read_only:
             return
         # An engine that is an object of this process's cannot be had elsewhere.
         if isinstance(self.store.config.vector.engine, str) and self.store.committer.assistant.told(name):
             return
+        if least:
+            self._least[name] = least
         self.sealing.wake(name)
 
     def mend(self, name: str) -> None:
@@ -93,7 +99,8 @@ class Sealer:
             info = snapshot.info(name)
         if info is None or info.dropped:
             return
-        if info.unsealed >= store.config.vector.seal_rows:
+        rows = store.config.vector.seal_rows
+        if info.unsealed >= min(rows, self._least.get(name, rows)):
             with self._exclusively("seal", 0.0):
                 self._make_or_condemn(name, [], unsealed=True)
         self.merging.wake(name)
