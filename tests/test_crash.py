@@ -17,6 +17,7 @@ from xxhash import xxh3_64_intdigest
 
 import tiermem
 from tests.workers import NO_BELLS, QUIET, Loop, Model, Peer, config, contents, loop, model, steps
+from tiermem.engine import generations
 from tiermem.tiers import journal as journals
 
 HEADER = 64
@@ -654,3 +655,23 @@ def test_a_plain_put_is_in_the_journal_alone(tmp_path: Path, peer: Callable[...,
         assert mem.get("n", "k") is None
     with tiermem.open(tmp_path / "s") as mem:
         assert mem.get("n", "k") == 1
+
+
+def test_a_lock_table_that_was_left_half_made_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with tiermem.open(tmp_path / "s") as mem:
+        mem.put("n", "k", 1)
+    whole, left = generations.ColdEnv, [2]
+
+    def half_made(*args: Any, **named: Any) -> Any:
+        if left[0]:
+            left[0] -= 1
+            raise tiermem.IncompatibleFormatError("holds an LMDB environment that is no tiermem store")
+        return whole(*args, **named)
+
+    monkeypatch.setattr(generations, "ColdEnv", half_made)
+    monkeypatch.setattr(generations, "PAUSE", 0.0)
+    with tiermem.open(tmp_path / "s") as mem:
+        assert mem.get("n", "k") == 1
+    left[0] = 100
+    with pytest.raises(tiermem.IncompatibleFormatError):
+        tiermem.open(tmp_path / "s")

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from pathlib import Path
 from typing import Final
 
+from tiermem.config import ColdConfig
 from tiermem.errors import CorruptionError, IncompatibleFormatError
+from tiermem.tiers.cold import ColdEnv
 
+TRIES: Final = 4
+PAUSE: Final = 0.05
+"""How often, and after how many seconds, an environment is opened again that seems to be empty."""
 _MARKER: Final = "tiermem store 1\n"
 
 
@@ -28,6 +34,20 @@ def current(root: Path) -> int:
     if not (name.startswith("gen-") and name[4:].isascii() and name[4:].isdigit() and len(name) < 24):
         raise CorruptionError(f"{root / 'CURRENT'} names no generation: {name[:40]!r}")
     return int(name[4:])
+
+
+def connect(root: Path, generation: int, config: ColdConfig, *, read_only: bool) -> ColdEnv:
+    """The environment of a generation, opened.
+
+    A process that is killed while it makes LMDB's lock table leaves it half made to one that was waiting for it, and
+    whoever opens it beside that one finds an empty environment. Once the other has given up it is made anew.
+    """
+    for _ in range(TRIES):
+        try:
+            return ColdEnv(root, generation, config, read_only=read_only)
+        except IncompatibleFormatError:
+            time.sleep(PAUSE)
+    return ColdEnv(root, generation, config, read_only=read_only)
 
 
 def publish(root: Path, generation: int) -> None:

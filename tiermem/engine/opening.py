@@ -171,7 +171,7 @@ def _open(store: Store, *, verify: bool = False, repair: bool = False, forked: b
         undo_control.callback(store.control.close)
         if not (made or forked):
             generation = _look_at(store, generation, verify=verify, repair=repair)
-        cold = ColdEnv(root, generation, store.config.cold, read_only=store.read_only)
+        cold = generations.connect(root, generation, store.config.cold, read_only=store.read_only)
         with contextlib.ExitStack() as on_failure:
             on_failure.callback(cold.close)
             if not (made or forked or verify or repair) and verification.doubted(store.control, cold):
@@ -184,7 +184,7 @@ def _open(store: Store, *, verify: bool = False, repair: bool = False, forked: b
                 generation = identity.moved_to
                 if not store.read_only:
                     generations.publish(root, generation)
-                cold = ColdEnv(root, generation, store.config.cold, read_only=store.read_only)
+                cold = generations.connect(root, generation, store.config.cold, read_only=store.read_only)
                 on_failure.callback(cold.close)
                 identity = _identity(cold)
             if identity.format > STORE_FORMAT:

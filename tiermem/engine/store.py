@@ -300,7 +300,7 @@ class Store:
             old = self.cold
             while True:
                 try:
-                    self.cold = ColdEnv(self.root, generation, self.config.cold, read_only=self.read_only)
+                    self.cold = generations.connect(self.root, generation, self.config.cold, read_only=self.read_only)
                     break
                 except TiermemError:
                     # Left, and removed, since it was named: then another is named by now.
