@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import random
@@ -581,6 +582,9 @@ def fork_under_load(root: str) -> None:
     mem = tiermem.open(root, config=config(sync_interval=0.002, journal_bytes=2**17))
     stop = threading.Event()
     count = 0
+
+    # Loaded before: where a thread meets a new file at the moment of a fork, coverage's own lock stays locked.
+    importlib.import_module("tiermem.engine.processes")
 
     def write() -> None:
         nonlocal count

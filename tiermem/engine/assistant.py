@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import select
 import signal
-import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import msgspec
 
 from tiermem.config import CodecConfig, ColdConfig, IndexType, Metric
+from tiermem.engine.forking import unforked
 from tiermem.errors import TiermemError
 from tiermem.tiers.filelock import holder
 
@@ -41,9 +41,6 @@ _CATCHES: Final = 256
 _GLANCE: Final = 0.002
 _GLANCES: Final = 50
 """How often, and how many times, a writer looks whether the helper has made room in its journal."""
-_loading: Final = threading.Lock()
-# A child that is forked in the middle of an import could never finish it.
-os.register_at_fork(before=_loading.acquire, after_in_parent=_loading.release, after_in_child=_loading.release)
 
 
 class Orders(msgspec.Struct):
@@ -159,7 +156,7 @@ class Assistant:
             self._hire()
 
     def _hire(self) -> None:
-        with _loading:
+        with unforked:
             from tiermem.engine.processes import start
 
         store, config, vector = self._store, self._store.config, self._store.config.vector

@@ -5,12 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import threading
 from typing import IO
 
-_spawning = threading.Lock()
-# A fork in the middle of `Popen` would leave the child with the pipes by whose closing the new process is known to run.
-os.register_at_fork(before=_spawning.acquire, after_in_parent=_spawning.release, after_in_child=_spawning.release)
+from tiermem.engine.forking import unforked
 
 
 def start(module: str, *arguments: str, errors: IO[bytes] | None = None) -> subprocess.Popen[bytes] | None:
@@ -21,7 +18,7 @@ def start(module: str, *arguments: str, errors: IO[bytes] | None = None) -> subp
     command = [sys.executable, "-P", "-m", module, *arguments]
     known = {**os.environ, "PYTHONPATH": os.pathsep.join(os.path.abspath(place) for place in sys.path)}
     try:
-        with _spawning:
+        with unforked:
             return subprocess.Popen(  # noqa: S603 - this interpreter, a module of ours
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=known
             )
