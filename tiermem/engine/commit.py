@@ -130,7 +130,7 @@ class Committer:
     def _hire_if(self, seconds: float) -> None:
         try:
             self.assistant.hire_if(seconds)
-        except (OSError, ValueError, ImportError) as exc:
+        except OSError as exc:
             self.store.degraded["helper"] = f"no helper process could be started: {exc}"
 
     def _work(self) -> bool:
@@ -243,7 +243,7 @@ class Committer:
                 work(writer)
             transaction = writer.finish()
             stack.close()
-            self._settle(writer, own, first_other, transaction, moved, told=others)
+            self._settle(writer, own, first_other, transaction, moved, told=others, loud=everything)
             self.last_seconds = time.perf_counter() - started
             store.degraded.pop("committer", None)
         if failure is not None:
@@ -299,10 +299,12 @@ class Committer:
         moved: Mapping[int, Mark] = MappingProxyType({}),
         *,
         told: bool = False,
+        loud: bool = False,
     ) -> None:
         """Make this process agree with what was just committed, which `moved` the marks of others.
 
-        With `told` the one client of which all of it was, if there is one, is told so.
+        With `told` the one client of which all of it was, if there is one, is told so. If `loud`, all are told
+        even of nothing: who made an earlier commit may not have come to announce it yet.
         """
         store = self.store
         first, sequence = writer.first_new, writer.counters.next_sequence
@@ -332,7 +334,7 @@ class Committer:
         if told and len(moved) == 1 and store.control.generation == store.generation:
             ((only, mark),) = moved.items()
             store.control.tell(only, *mark, first, sequence, transaction)
-        if writer.changes or (moved and writer.superseded):
+        if loud or writer.changes or (moved and writer.superseded):
             store.control.publish(sequence, store.generation, but=only)
         if not followed:
             store.control.missed[0] = 1

@@ -25,15 +25,16 @@ from tiermem.errors import CorruptionError, StorageError, file_error
 from tiermem.tiers.filelock import try_lock
 
 SLOTS: Final = 512
-MAGIC: Final = b"TMCTRL\x00\x02"
+MAGIC: Final = b"TMCTRL\x00\x03"
 _HEADER_BYTES: Final = 4096
 _ROW_WORDS: Final = 8
 _SIZE: Final = _HEADER_BYTES + SLOTS * _ROW_WORDS * 8
 _COUNTER: Final = 8
-_GENERATION_SHIFT: Final = 48
 _GENERATION: Final = 16
 _HELPER: Final = 24
 """One more than the slot of the helper process; 0 if there is none."""
+_ANNOUNCED: Final = 32
+_SLOT_BITS: Final = 9
 _FIRST_ROW: Final = _HEADER_BYTES // 8
 _TIME: Final = 0
 _LOCK: Final = 1
@@ -45,6 +46,7 @@ _STALE: Final = 2048
 """From this byte on, two bytes a slot: 1 if there may be commits that client has not read, and 1 if its journal was
 applied further by the helper."""
 _ALL_STALE: Final = b"\x01" * SLOTS
+_LARGEST: Final = 2**64 - 1
 _NAP: Final = 0.25
 _BLIND_NAP: Final = 0.02
 _DOZE: Final = 0.001
@@ -139,13 +141,13 @@ class Control:
 
     @property
     def counter(self) -> int:
-        """The commit counter: another value than before means there is something to read."""
+        """A number no publisher writes twice: another value than before means there is something to read."""
         return self.words[_COUNTER]
 
     @property
     def announced(self) -> int:
         """The sequence that `publish` was last told."""
-        return self.words[_COUNTER] & (1 << _GENERATION_SHIFT) - 1
+        return self.words[_ANNOUNCED]
 
     @property
     def generation(self) -> int:
@@ -153,10 +155,11 @@ class Control:
         return self.words[_GENERATION]
 
     def publish(self, sequence: int, generation: int, but: int = -1) -> None:
-        """Announce the commit that ended at `sequence` to all others except the slot `but`, and wake whoever waits."""
+        """Announce all commits up to `sequence` to all others except the slot `but`, and wake whoever waits."""
         self.words[_GENERATION] = generation
-        # No value comes twice, or one who waits for another would miss a commit.
-        self.words[_COUNTER] = generation << _GENERATION_SHIFT | sequence
+        self.words[_ANNOUNCED] = sequence
+        # One sequence may be announced by several: the counter still differs, or who waits for another misses a commit.
+        self.words[_COUNTER] = time.monotonic_ns() << _SLOT_BITS & _LARGEST | self.slot & SLOTS - 1
         start = 0
         for end in (*sorted({self.slot, but} - {-1}), SLOTS):
             self._missed[start:end] = _ALL_STALE[: end - start]
