@@ -13,7 +13,7 @@ from _workload import disk_bytes
 
 import tiermem
 from vectorbench import ours
-from vectorbench.data import CHUNK, DIMENSION, QUERIES, SEED, DataSet, FloatArray, Step, buckets, drawn
+from vectorbench.data import CHUNK, DIMENSION, SEED, DataSet, FloatArray, Step, buckets, drawn
 from vectorbench.measure import exact, memory, percentiles, recall
 from vectorbench.subject import key_of, metadata_of, row_of, value_of
 
