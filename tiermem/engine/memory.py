@@ -29,6 +29,11 @@ class Memory(Reads, Writes):
     Handles on one directory in one process share its tiers. Other processes may open it too.
     """
 
+    @property
+    def clock(self) -> Clock:
+        """The store's clock: what event times, expiry, leases and deadlines go by."""
+        return self._store.clock
+
     def namespace(self, name: str, type: Any = None) -> Namespace:
         """A namespace as a mapping, with every verb less its first argument.
 
