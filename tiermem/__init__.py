@@ -42,20 +42,33 @@ from tiermem.errors import (
     TiermemError,
     TimeDomainMismatch,
     VersionConflict,
+    VoteRefused,
 )
 from tiermem.policy.eviction import LRU
 from tiermem.types import UNSET, Change, Guard, Hit, Item, Record
 
 if TYPE_CHECKING:
+    from tiermem.coordination.agents import Agent, Agents
+    from tiermem.coordination.locks import Holder, Lease, Locks, LockState
+    from tiermem.coordination.votes import Ballot, Proposal, Votes
     from tiermem.engine.aio import AsyncMemory, open_async
     from tiermem.reports import CheckReport, Stats
 
 __version__ = "0.1.0"
 
 _LATER = {
+    "Agent": "tiermem.coordination.agents",
+    "Agents": "tiermem.coordination.agents",
     "AsyncMemory": "tiermem.engine.aio",
+    "Ballot": "tiermem.coordination.votes",
     "CheckReport": "tiermem.reports",
+    "Holder": "tiermem.coordination.locks",
+    "Lease": "tiermem.coordination.locks",
+    "LockState": "tiermem.coordination.locks",
+    "Locks": "tiermem.coordination.locks",
+    "Proposal": "tiermem.coordination.votes",
     "Stats": "tiermem.reports",
+    "Votes": "tiermem.coordination.votes",
     "open_async": "tiermem.engine.aio",
 }
 """Names that are imported when they are first asked for: most programs need none of them."""
@@ -77,7 +90,10 @@ def __dir__() -> list[str]:
 __all__ = [
     "LRU",
     "UNSET",
+    "Agent",
+    "Agents",
     "AsyncMemory",
+    "Ballot",
     "Batch",
     "Change",
     "CheckReport",
@@ -97,6 +113,7 @@ __all__ = [
     "GuardFailed",
     "HashEmbedder",
     "Hit",
+    "Holder",
     "HotConfig",
     "IncompatibleFormatError",
     "InvalidArgument",
@@ -104,11 +121,15 @@ __all__ = [
     "InvalidNamespace",
     "InvalidVector",
     "Item",
+    "Lease",
     "LeaseLost",
+    "LockState",
     "LockTimeout",
+    "Locks",
     "Memory",
     "MissingExtra",
     "Namespace",
+    "Proposal",
     "ReadOnlyError",
     "Record",
     "RecordNotFound",
@@ -121,6 +142,8 @@ __all__ = [
     "TimeDomainMismatch",
     "VectorConfig",
     "VersionConflict",
+    "VoteRefused",
+    "Votes",
     "__version__",
     "open",
     "open_async",

@@ -23,6 +23,7 @@ TiermemError
 ├── EncodingError             (TypeError)  a value or metadata that cannot be stored
 ├── LockTimeout               (TimeoutError)
 ├── LeaseLost
+├── VoteRefused               not of the electorate, or the vote is over
 └── MissingExtra              (ImportError)
 """
 
@@ -134,6 +135,10 @@ class LockTimeout(TiermemError, TimeoutError):
 
 class LeaseLost(TiermemError):
     """A lease has expired or passed to another owner."""
+
+
+class VoteRefused(TiermemError):
+    """A vote of one who is not of the electorate, or on a proposal that is decided or past its deadline."""
 
 
 class MissingExtra(TiermemError, ImportError):

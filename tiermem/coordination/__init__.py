@@ -1,0 +1,1 @@
+"""What several processes do together, on nothing but the public operations of `Memory`."""
