@@ -122,8 +122,8 @@ class Votes:
         name: what it is about, 1 to 400 UTF-8 bytes. electorate: the weight > 0 of each member. quorum in [0, 1]: the
         share of the electorate that has to vote. threshold in (0, 1]: the share of the votes cast that has to approve;
         with 0.5 a majority, since a tie rejects. deadline: epoch seconds or an aware datetime (None: when all have
-        voted). id: one of one's own, so that a process that is started again proposes the same thing once: where there is
-        that proposal, of the same name, electorate, quorum and threshold, nothing is changed.
+        voted). id: one of one's own, so that a process that is started again proposes the same thing once: where there
+        is that proposal, of the same name, electorate, quorum and threshold, nothing is changed.
 
         Raises:
             VersionConflict: there is another proposal of that `id`. InvalidArgument: an argument is malformed.
