@@ -10,6 +10,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from tiermem import namespaces as namespaces
 from tiermem.clock import SimulatedClock, SystemClock
 from tiermem.config import CodecConfig, ColdConfig, Config, HotConfig, VectorConfig
 from tiermem.embedder import HashEmbedder
