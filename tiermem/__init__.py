@@ -33,6 +33,7 @@ from tiermem.errors import (
     InvalidKey,
     InvalidNamespace,
     InvalidVector,
+    LagExceeded,
     LeaseLost,
     LockTimeout,
     MissingExtra,
@@ -48,6 +49,7 @@ from tiermem.policy.eviction import LRU
 from tiermem.types import UNSET, Change, Guard, Hit, Item, Record
 
 if TYPE_CHECKING:
+    from tiermem.coordination.topics import Message, Retention, Subscription, Topics
     from tiermem.engine.aio import AsyncMemory, open_async
     from tiermem.reports import CheckReport, Stats
 
@@ -56,7 +58,11 @@ __version__ = "0.1.0"
 _LATER = {
     "AsyncMemory": "tiermem.engine.aio",
     "CheckReport": "tiermem.reports",
+    "Message": "tiermem.coordination.topics",
+    "Retention": "tiermem.coordination.topics",
     "Stats": "tiermem.reports",
+    "Subscription": "tiermem.coordination.topics",
+    "Topics": "tiermem.coordination.topics",
     "open_async": "tiermem.engine.aio",
 }
 """Names that are imported when they are first asked for: most programs need none of them."""
@@ -105,21 +111,26 @@ __all__ = [
     "InvalidNamespace",
     "InvalidVector",
     "Item",
+    "LagExceeded",
     "LeaseLost",
     "LockTimeout",
     "Memory",
+    "Message",
     "MissingExtra",
     "Namespace",
     "ReadOnlyError",
     "Record",
     "RecordNotFound",
+    "Retention",
     "SimulatedClock",
     "Stats",
     "StorageError",
     "StoreFullError",
+    "Subscription",
     "SystemClock",
     "TiermemError",
     "TimeDomainMismatch",
+    "Topics",
     "VectorConfig",
     "VersionConflict",
     "__version__",
