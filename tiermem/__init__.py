@@ -10,6 +10,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from tiermem import namespaces as namespaces
 from tiermem.clock import SimulatedClock, SystemClock
 from tiermem.config import CodecConfig, ColdConfig, Config, HotConfig, VectorConfig
 from tiermem.embedder import HashEmbedder
@@ -32,6 +33,7 @@ from tiermem.errors import (
     InvalidKey,
     InvalidNamespace,
     InvalidVector,
+    LagExceeded,
     LeaseLost,
     LockTimeout,
     MissingExtra,
@@ -50,6 +52,7 @@ from tiermem.types import UNSET, Change, Guard, Hit, Item, Record
 if TYPE_CHECKING:
     from tiermem.coordination.agents import Agent, Agents
     from tiermem.coordination.locks import Holder, Lease, Locks, LockState
+    from tiermem.coordination.topics import Message, Retention, Subscription, Topics
     from tiermem.coordination.votes import Ballot, Proposal, Votes
     from tiermem.engine.aio import AsyncMemory, open_async
     from tiermem.reports import CheckReport, Stats
@@ -66,8 +69,12 @@ _LATER = {
     "Lease": "tiermem.coordination.locks",
     "LockState": "tiermem.coordination.locks",
     "Locks": "tiermem.coordination.locks",
+    "Message": "tiermem.coordination.topics",
     "Proposal": "tiermem.coordination.votes",
+    "Retention": "tiermem.coordination.topics",
     "Stats": "tiermem.reports",
+    "Subscription": "tiermem.coordination.topics",
+    "Topics": "tiermem.coordination.topics",
     "Votes": "tiermem.coordination.votes",
     "open_async": "tiermem.engine.aio",
 }
@@ -121,25 +128,30 @@ __all__ = [
     "InvalidNamespace",
     "InvalidVector",
     "Item",
+    "LagExceeded",
     "Lease",
     "LeaseLost",
     "LockState",
     "LockTimeout",
     "Locks",
     "Memory",
+    "Message",
     "MissingExtra",
     "Namespace",
     "Proposal",
     "ReadOnlyError",
     "Record",
     "RecordNotFound",
+    "Retention",
     "SimulatedClock",
     "Stats",
     "StorageError",
     "StoreFullError",
+    "Subscription",
     "SystemClock",
     "TiermemError",
     "TimeDomainMismatch",
+    "Topics",
     "VectorConfig",
     "VersionConflict",
     "VoteRefused",

@@ -12,6 +12,7 @@ TiermemError
 ├── VersionConflict           compare-and-set lost
 ├── GuardFailed               the guarding record is at another version
 ├── CursorExpired             the change log was trimmed past the position
+├── LagExceeded               a consumer is too far behind, or messages were trimmed before it read them
 ├── RecordNotFound            (KeyError)   update or touch of a record that is not there
 ├── InvalidArgument           (ValueError)
 │   ├── InvalidNamespace
@@ -87,6 +88,10 @@ class GuardFailed(TiermemError):
 
 class CursorExpired(TiermemError):
     """The change log no longer holds the position asked for."""
+
+
+class LagExceeded(TiermemError):
+    """A consumer is further behind than allowed, or so far that messages were trimmed before it could read them."""
 
 
 class RecordNotFound(TiermemError, KeyError):

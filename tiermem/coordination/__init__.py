@@ -1,1 +1,1 @@
-"""What several processes do together, on nothing but the public operations of `Memory`."""
+"""Coordination between processes, written with the store's public operations alone."""

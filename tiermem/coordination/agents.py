@@ -44,8 +44,8 @@ class Agents:
     ['execution']
     """
 
-    def __init__(self, memory: Memory, *, namespace: str = "agents") -> None:
-        self._memory = memory
+    def __init__(self, mem: Memory, *, namespace: str = "agents") -> None:
+        self._mem = mem
         self._namespace = check_namespace(namespace)
 
     def beat(self, name: str, *, ttl: Duration = 10.0, info: Any = None) -> None:
@@ -56,20 +56,20 @@ class Agents:
         """
         if ttl is None:
             raise InvalidArgument("a heartbeat has a ttl: without one an agent would be alive for ever")
-        self._memory.put(self._namespace, name, info, ttl=ttl)
+        self._mem.put(self._namespace, name, info, ttl=ttl)
 
     def leave(self, name: str) -> bool:
         """Be gone at once; True if it was alive."""
-        return self._memory.delete(self._namespace, name)
+        return self._mem.delete(self._namespace, name)
 
     def get(self, name: str) -> Agent | None:
         """An agent; None if it is not alive."""
-        record = self._memory.get_record(self._namespace, name)
+        record = self._mem.get_record(self._namespace, name)
         return None if record is None else _agent(record)
 
     def alive(self, prefix: str = "") -> list[Agent]:
         """The agents that are alive, those whose names start with `prefix`, by name."""
-        return [_agent(record) for record in self._memory.scan(self._namespace, prefix)]
+        return [_agent(record) for record in self._mem.scan(self._namespace, prefix)]
 
 
 def _agent(record: Record) -> Agent:

@@ -10,8 +10,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 from weakref import WeakValueDictionary
 
-from tiermem.coordination.grants import Claim, Grant, Ledger, State, check_name
-from tiermem.coordination.waiting import seconds, sleep
+from tiermem.coordination._grants import Claim, Grant, Ledger, State, check_name
+from tiermem.coordination._waiting import seconds, sleep
 from tiermem.errors import GuardFailed, InvalidArgument, LeaseLost, LockTimeout, RecordNotFound, VersionConflict
 from tiermem.types import check_namespace
 
@@ -217,10 +217,10 @@ class Locks:
     True
     """
 
-    def __init__(self, memory: Memory, *, namespace: str = "locks") -> None:
-        self._memory = memory
+    def __init__(self, mem: Memory, *, namespace: str = "locks") -> None:
+        self._mem = mem
         self._namespace = check_namespace(namespace)
-        self._ledger = Ledger(memory, namespace)
+        self._ledger = Ledger(mem, namespace)
         # What was entered with `reentrant`, by process, name and owner; a forked child has none of its parent's.
         self._holds: WeakValueDictionary[tuple[int, str, str], _Hold] = WeakValueDictionary()
 
@@ -296,7 +296,7 @@ class Locks:
         elif not isinstance(owner, str) or not 0 < len(owner.encode(errors="replace")) <= MOST_OWNER_BYTES:
             raise InvalidArgument(f"an owner is a str of 1 to {MOST_OWNER_BYTES} UTF-8 bytes, not {owner!r:.80}")
         claim = Claim(uuid.uuid4().hex, owner, None if shared else permits)
-        return _Hold(self._ledger, self._memory.clock, check_name(name), claim, _ttl(ttl))
+        return _Hold(self._ledger, self._mem.clock, check_name(name), claim, _ttl(ttl))
 
     def _enter(self, wanted: _Hold, ttl: float) -> Lease | None:
         held = self._holds.get((os.getpid(), wanted.name, wanted.claim.owner))
@@ -309,7 +309,7 @@ class Locks:
 
     def _wait(self, hold: _Hold, timeout: float) -> bool:
         """Take the lock as soon as it is this one's turn; False if it was not within `timeout` seconds."""
-        name, claim, ledger, clock = hold.name, hold.claim, self._ledger, self._memory.clock
+        name, claim, ledger, clock = hold.name, hold.claim, self._ledger, self._mem.clock
         due = clock.now() + timeout
         rank: int | None = None
         entered = False
@@ -349,7 +349,7 @@ class Locks:
         def concerns(change: Change) -> bool:
             return change.key.startswith(prefix)
 
-        sleep(self._memory, self._namespace, until, concerns, lambda: self._ledger.read(name) == state)
+        sleep(self._mem, self._namespace, until, concerns, lambda: self._ledger.read(name) == state)
 
 
 def _shown(name: str, state: State) -> LockState:

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from tiermem.clock import to_epoch
-from tiermem.coordination.waiting import seconds, sleep
+from tiermem.coordination._waiting import seconds, sleep
 from tiermem.errors import InvalidArgument, ReadOnlyError, RecordNotFound, VersionConflict, VoteRefused
 from tiermem.types import check_namespace
 
@@ -101,8 +101,8 @@ class Votes:
     ('pending', 'approved', 'approved')
     """
 
-    def __init__(self, memory: Memory, *, namespace: str = "votes") -> None:
-        self._memory = memory
+    def __init__(self, mem: Memory, *, namespace: str = "votes") -> None:
+        self._mem = mem
         self._namespace = check_namespace(namespace)
         self._ballots = check_namespace(f"{namespace}/ballots")
 
@@ -128,7 +128,7 @@ class Votes:
         Raises:
             VersionConflict: there is another proposal of that `id`. InvalidArgument: an argument is malformed.
         """
-        now = self._memory.clock.now()
+        now = self._mem.clock.now()
         _check_text("name", name)
         chosen = f"{name[: MAX_ID_BYTES // 8]}-{uuid.uuid4().hex[:_ID_DIGITS]}" if id is None else _check_text("id", id)
         weights = _weights(electorate)
@@ -147,9 +147,9 @@ class Votes:
         }
         state = {"proposed_at": now, "votes": {}, "ballots": 0, "outcome": "pending", "decided_at": None}
         try:
-            self._memory.put(self._namespace, chosen, {**terms, **state}, if_version=0)
+            self._mem.put(self._namespace, chosen, {**terms, **state}, if_version=0)
         except VersionConflict as exc:
-            known = self._memory.get(self._namespace, chosen)
+            known = self._mem.get(self._namespace, chosen)
             if known is None or any(
                 known[term] != terms[term] for term in ("name", "electorate", "quorum", "threshold")
             ):
@@ -171,7 +171,7 @@ class Votes:
                 raise VoteRefused(f"{member!r:.80} is not of the electorate of {proposal!r}")
             if found.votes.get(member) is approve:
                 return self.outcome(proposal)
-            now = self._memory.clock.now()
+            now = self._mem.clock.now()
             if found.outcome != "pending" or found.over(now):
                 raise VoteRefused(f"{proposal!r} is {self.outcome(proposal)}")
             voted = found._replace(votes={**found.votes, member: approve}, ballots=found.ballots + 1)
@@ -189,7 +189,7 @@ class Votes:
         """
         while True:
             version, found = self._read(proposal)
-            if found.outcome != "pending" or not found.over(self._memory.clock.now()):
+            if found.outcome != "pending" or not found.over(self._mem.clock.now()):
                 return found.outcome
             outcome = found.weigh(over=True)
             try:
@@ -204,7 +204,7 @@ class Votes:
         Raises:
             RecordNotFound: there is no such proposal.
         """
-        clock = self._memory.clock
+        clock = self._mem.clock
         due = clock.now() + (math.inf if timeout is None else seconds("timeout", timeout))
         while True:
             version, found = self._read(proposal)
@@ -212,7 +212,7 @@ class Votes:
             if outcome != "pending" or clock.now() >= due:
                 return outcome
             sleep(
-                self._memory,
+                self._mem,
                 self._namespace,
                 due if found.deadline is None or found.over(clock.now()) else min(due, found.deadline),
                 lambda change: change.key == proposal,
@@ -229,19 +229,19 @@ class Votes:
 
     def history(self, proposal: str) -> list[Ballot]:
         """Every vote that was cast, those that were changed since included, in order."""
-        rows = self._memory.scan(self._ballots, f"{_check_text('id', proposal)}\0")
+        rows = self._mem.scan(self._ballots, f"{_check_text('id', proposal)}\0")
         return [Ballot(**record.value) for record in rows]
 
     def list(self, outcome: Outcome | None = None) -> list[Proposal]:
         """All proposals, or those of one outcome, oldest first, as they are stored."""
-        found = [_proposal(record) for record in self._memory.scan(self._namespace)]
+        found = [_proposal(record) for record in self._mem.scan(self._namespace)]
         return sorted((one for one in found if outcome in (None, one.outcome)), key=lambda one: one.proposed_at)
 
     def _stands(self, proposal: str, version: int) -> bool:
         return self._read(proposal)[0] == version
 
     def _read(self, proposal: str) -> tuple[int, Proposal]:
-        record = self._memory.get_record(self._namespace, _check_text("id", proposal))
+        record = self._mem.get_record(self._namespace, _check_text("id", proposal))
         if record is None:
             raise RecordNotFound(f"no proposal {proposal!r}")
         return record.version, _proposal(record)
@@ -250,11 +250,11 @@ class Votes:
         """Store a proposal that was read at `version`, with its outcome; False if it has changed since."""
         value = proposal._asdict()
         del value["id"]
-        decided_at = None if outcome == "pending" else self._memory.clock.now()
+        decided_at = None if outcome == "pending" else self._mem.clock.now()
         value.update(electorate=dict(proposal.electorate), votes=dict(proposal.votes))
         value.update(outcome=outcome, decided_at=decided_at)
         try:
-            with self._memory.batch() as batch:
+            with self._mem.batch() as batch:
                 batch.put(self._namespace, proposal.id, value, if_version=version)
                 if ballot is not None:
                     batch.put(self._ballots, f"{proposal.id}\0{proposal.ballots:010d}", ballot._asdict())

@@ -34,13 +34,18 @@ _GENERATION_SHIFT: Final = 48
 _GENERATION: Final = 16
 _HELPER: Final = 24
 """One more than the slot of the helper process; 0 if there is none."""
+_HASTE: Final = 40
+"""1 from when a client wants what it has journaled committed at once until the helper begins to."""
 _FIRST_ROW: Final = _HEADER_BYTES // 8
 _TIME: Final = 0
 _LOCK: Final = 1
 """Odd while the words behind it, which tell how far a journal is applied, are being written."""
 _PROGRESS: Final = slice(2, 7)
 _WAITING: Final = 1024
-"""From this byte on, one byte a slot: 1 while that client sleeps."""
+"""From this byte on, one byte a slot: `_ASLEEP` while that client sleeps, `_PAUSING` while the helper lets writes
+gather, in which only haste disturbs it."""
+_ASLEEP: Final = 1
+_PAUSING: Final = 2
 _STALE: Final = 2048
 """From this byte on, two bytes a slot: 1 if there may be commits that client has not read, and 1 if its journal was
 applied further by the helper."""
@@ -199,11 +204,23 @@ class Control:
     def helper(self, slot: int) -> None:
         self.words[_HELPER] = slot + 1
 
-    def call_helper(self) -> None:
-        """Wake the helper if it sleeps."""
+    def call_helper(self, *, haste: bool = False) -> None:
+        """Wake the helper if it sleeps; with `haste` it does not let more gather before it commits."""
         slot = self.helper
-        if slot >= 0 and self._map[_WAITING + slot]:
+        if haste:
+            # First: it looks at the word after it has said that it sleeps.
+            self.words[_HASTE] = 1
+        if slot >= 0 and self._map[_WAITING + slot] in ((_ASLEEP, _PAUSING) if haste else (_ASLEEP,)):
             self._ring(slot)
+
+    @property
+    def haste(self) -> bool:
+        """A client wants a commit at once; who commits sets it to False before it looks at what is journaled."""
+        return self.words[_HASTE] != 0
+
+    @haste.setter
+    def haste(self, wanted: bool) -> None:
+        self.words[_HASTE] = int(wanted)
 
     def even(self, counter: int) -> None:
         """This client has read everything up to where the counter stood.
@@ -289,14 +306,17 @@ class Control:
                 self._nap(poller, min(left, _NAP))
         return self.counter != seen
 
-    def doze(self, busy: Callable[[], bool], timeout: float) -> None:
-        """Sleep until rung or `timeout` seconds have passed, unless `busy()` after who rings would be heard."""
-        with self._within_hearing() as poller:
+    def doze(self, busy: Callable[[], bool], timeout: float, *, pausing: bool = False) -> None:
+        """Sleep until rung or `timeout` seconds have passed, unless `busy()` after who rings would be heard.
+
+        pausing: only who is in haste rings.
+        """
+        with self._within_hearing(_PAUSING if pausing else _ASLEEP) as poller:
             if not busy():
                 self._nap(poller, timeout)
 
     @contextlib.contextmanager
-    def _within_hearing(self) -> Iterator[select.poll]:
+    def _within_hearing(self, how: int = _ASLEEP) -> Iterator[select.poll]:
         poller = select.poll()
         sleeper = object()
         try:
@@ -308,7 +328,7 @@ class Control:
                     # Read and write: with a writer of its own a FIFO never reports end of file.
                     self._bell = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
                 self._sleepers.add(sleeper)
-                self._map[_WAITING + self.slot] = 1
+                self._map[_WAITING + self.slot] = how
             poller.register(self._bell, select.POLLIN)
             yield poller
         finally:

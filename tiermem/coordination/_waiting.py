@@ -19,16 +19,16 @@ NAP: Final = 0.01
 
 
 def sleep(
-    memory: Memory, namespace: str, until: float, concerns: Callable[[Change], bool], stands: Callable[[], bool]
+    mem: Memory, namespace: str, until: float, concerns: Callable[[Change], bool], stands: Callable[[], bool]
 ) -> None:
     """Sleep until a change of the namespace `concerns` the caller, or the store's clock shows `until`.
 
     Returns at once unless what the caller has read `stands`: that is asked once changes are listened for, so
     none falls in between. Between changes nothing runs, except that a simulated clock is looked at 100 times a second.
     """
-    clock, after = memory.clock, None
+    clock, after = mem.clock, None
     while (left := until - clock.now()) > 0:
-        changes = memory.changes(after, namespace, wait=left if clock.domain == "real" else NAP)
+        changes = mem.changes(after, namespace, wait=left if clock.domain == "real" else NAP)
         if after is None and not stands():
             return
         try:

@@ -106,17 +106,17 @@ def check_name(name: object) -> str:
 class Ledger:
     """The records of all resources in one namespace."""
 
-    def __init__(self, memory: Memory, namespace: str) -> None:
-        self._memory = memory
+    def __init__(self, mem: Memory, namespace: str) -> None:
+        self._mem = mem
         self._namespace = namespace
 
     def read(self, name: str) -> State:
         """What one consistent view holds of a resource."""
-        return _state(self._memory.scan(self._namespace, f"{name}\0"))
+        return _state(self._mem.scan(self._namespace, f"{name}\0"))
 
     def read_all(self) -> Iterator[tuple[str, State]]:
         """Every resource of which there are records, by name."""
-        records = self._memory.scan(self._namespace)
+        records = self._mem.scan(self._namespace)
         for name, found in groupby(records, lambda record: record.key.partition("\0")[0]):
             yield name, _state(found)
 
@@ -131,7 +131,7 @@ class Ledger:
             VersionConflict, GuardFailed: it is no longer as `state` says; nothing was changed.
         """
         space = self._namespace
-        with self._memory.batch() as batch:
+        with self._mem.batch() as batch:
             batch.put(space, f"{name}\0grant\0{claim.id}", {"owner": claim.owner, "limit": claim.limit})
             batch.put(space, f"{name}\0lease\0{claim.id}", None, ttl=ttl)
             batch.put(space, f"{name}\0gate\0", None, if_version=state.gate)
@@ -151,7 +151,7 @@ class Ledger:
         Raises:
             RecordNotFound: it has expired, or the grant was taken away.
         """
-        self._memory.touch(self._namespace, f"{name}\0lease\0{claim.id}", ttl=ttl)
+        self._mem.touch(self._namespace, f"{name}\0lease\0{claim.id}", ttl=ttl)
 
     def release(self, name: str, claim: Claim, fence: int, state: State) -> None:
         """Remove a grant.
@@ -160,7 +160,7 @@ class Ledger:
             VersionConflict: it is no longer as `state` says; nothing was changed.
         """
         space = self._namespace
-        with self._memory.batch() as batch:
+        with self._mem.batch() as batch:
             batch.delete(space, f"{name}\0grant\0{claim.id}", if_version=fence)
             batch.delete(space, f"{name}\0lease\0{claim.id}")
             if len(state.grants) == 1:
@@ -170,11 +170,11 @@ class Ledger:
     def enter(self, name: str, claim: Claim, rank: int | None, ttl: float | None) -> None:
         """Put `claim` into the queue: at `rank`, or behind those that are there. It leaves by itself after `ttl`."""
         value = {"owner": claim.owner, "limit": claim.limit, "rank": rank}
-        self._memory.put(self._namespace, f"{name}\0wait\0{claim.id}", value, ttl=ttl)
+        self._mem.put(self._namespace, f"{name}\0wait\0{claim.id}", value, ttl=ttl)
 
     def leave(self, name: str, claim: Claim) -> None:
         """Take `claim` out of the queue."""
-        self._memory.delete(self._namespace, f"{name}\0wait\0{claim.id}")
+        self._mem.delete(self._namespace, f"{name}\0wait\0{claim.id}")
 
 
 def _state(records: Iterable[Record]) -> State:
