@@ -108,6 +108,8 @@ class Control:
         self._bells: dict[int, int] = {}
         self._sleepers: set[object] = set()
         self._sleepers_lock = threading.Lock()
+        self._heard = threading.Condition()
+        self._listening = False
         self._closing = False
         if not self._usable():
             if read_only:
@@ -302,8 +304,8 @@ class Control:
             return self.counter != seen
         with self._within_hearing() as poller:
             while self.counter == seen and not self._closing and (left := deadline - time.monotonic()) > 0:
-                # Another thread may read the byte that was meant for this one: hence a longest nap.
-                self._nap(poller, min(left, _NAP))
+                # Whoever rings may fail to: hence a longest nap.
+                self._nap(poller, lambda: self.counter != seen, min(left, _NAP))
         return self.counter != seen
 
     def doze(self, busy: Callable[[], bool], timeout: float, *, pausing: bool = False) -> None:
@@ -312,8 +314,7 @@ class Control:
         pausing: only who is in haste rings.
         """
         with self._within_hearing(_PAUSING if pausing else _ASLEEP) as poller:
-            if not busy():
-                self._nap(poller, timeout)
+            self._nap(poller, busy, timeout)
 
     @contextlib.contextmanager
     def _within_hearing(self, how: int = _ASLEEP) -> Iterator[select.poll]:
@@ -338,10 +339,26 @@ class Control:
                 if not self._sleepers:
                     self._map[_WAITING + self.slot] = 0
 
-    def _nap(self, poller: select.poll, timeout: float) -> None:
-        poller.poll(timeout * 1000)
-        with contextlib.suppress(BlockingIOError):
-            os.read(self._bell, 4096)
+    def _nap(self, poller: select.poll, awake: Callable[[], bool], timeout: float) -> None:
+        """Sleep until rung, unless there is reason not to. Of several threads one listens, and wakes the others."""
+        listens = False
+        try:
+            with self._heard:
+                # Who has listened so far may have read the byte that would have woken this one.
+                if awake():
+                    return
+                if self._listening:
+                    self._heard.wait(timeout)
+                    return
+                listens = self._listening = True
+            poller.poll(timeout * 1000)
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._bell, 4096)
+        finally:
+            if listens:
+                with self._heard:
+                    self._listening = False
+                    self._heard.notify_all()
 
     def _bell_path(self, slot: int) -> Path:
         return self.root / "clients" / f"{slot:03d}.bell"
