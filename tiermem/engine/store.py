@@ -273,7 +273,7 @@ class Store:
         self.lock = threading.Lock()
         self.commit_lock = threading.Lock()
         self.move_lock = threading.Lock()
-        self.control.close()
+        self.control.close(forked=True)
         if self.journal is not None:
             self.journal.close()
             self.journal = None

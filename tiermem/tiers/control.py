@@ -50,7 +50,7 @@ _STALE: Final = 2048
 """From this byte on, two bytes a slot: 1 if there may be commits that client has not read, and 1 if its journal was
 applied further by the helper."""
 _ALL_STALE: Final = b"\x01" * SLOTS
-_NAP: Final = 0.25
+_NAP: Final = 0.25  # at most: whoever rings may fail to
 _BLIND_NAP: Final = 0.02
 _DOZE: Final = 0.001
 _LAST_NAP: Final = 5.0
@@ -304,7 +304,6 @@ class Control:
             return self.counter != seen
         with self._within_hearing() as poller:
             while self.counter == seen and not self._closing and (left := deadline - time.monotonic()) > 0:
-                # Whoever rings may fail to: hence a longest nap.
                 self._nap(poller, lambda: self.counter != seen, min(left, _NAP))
         return self.counter != seen
 
@@ -381,16 +380,17 @@ class Control:
                 self._map[_WAITING + slot] = 0
             # Anything else says nothing of the commit, which stands; who sleeps looks again by itself after a nap.
 
-    def close(self) -> None:
-        """Give up the slot. The page stays mapped while another thread still looks at it."""
+    def close(self, *, forked: bool = False) -> None:
+        """Give up the slot, or what a fork left of it. The page stays mapped while another thread still looks at it."""
         self._closing = True
-        deadline = time.monotonic() + _LAST_NAP
+        # Of the threads that slept, a forked child has none.
+        deadline = -math.inf if forked else time.monotonic() + _LAST_NAP
         while self._sleepers and time.monotonic() < deadline:
             # A descriptor that is polled must not be closed, or its number may be another file's.
             with contextlib.suppress(BlockingIOError):
                 os.write(self._bell, b"\x01")
             time.sleep(_DOZE)
-        if self._sleepers:
+        if self._sleepers and not forked:
             self._bell = -1
         for fd in (self._bell, *self._bells.values(), self._lock_fd):
             if fd >= 0:
