@@ -156,7 +156,7 @@ class Topics:
             return Member(self._mem, self._layout, interest, group, name, start, lease, prefetch)
         if consumer is not None:
             return Consumer(self._mem, self._layout, interest, consumer, start)
-        return Subscription(self._mem, self._layout, interest, starting(self._mem, start))
+        return Subscription(self._mem, self._layout, interest, *starting(self._mem, self._layout, interest, start))
 
     def topics(self, pattern: str = "**") -> list[str]:
         """The topics that match and have, or had, messages; sorted."""
