@@ -42,10 +42,11 @@ _LOCK: Final = 1
 """Odd while the words behind it, which tell how far a journal is applied, are being written."""
 _PROGRESS: Final = slice(2, 7)
 _WAITING: Final = 1024
-"""From this byte on, one byte a slot: `_ASLEEP` while that client sleeps, `_PAUSING` while the helper lets writes
-gather, in which only haste disturbs it."""
+"""From this byte on, one byte a slot: `_ASLEEP` while that client waits for a commit, `_DOZING` while the helper waits
+for work, `_PAUSING` while it lets writes gather, in which only haste disturbs it."""
 _ASLEEP: Final = 1
 _PAUSING: Final = 2
+_DOZING: Final = 3
 _STALE: Final = 2048
 """From this byte on, two bytes a slot: 1 if there may be commits that client has not read, and 1 if its journal was
 applied further by the helper."""
@@ -210,7 +211,7 @@ class Control:
         if haste:
             # First: it looks at the word after it has said that it sleeps.
             self.words[_HASTE] = 1
-        if slot >= 0 and self._map[_WAITING + slot] in ((_ASLEEP, _PAUSING) if haste else (_ASLEEP,)):
+        if slot >= 0 and self._map[_WAITING + slot] in ((_DOZING, _PAUSING) if haste else (_DOZING,)):
             self._ring(slot)
 
     @property
@@ -307,11 +308,11 @@ class Control:
         return self.counter != seen
 
     def doze(self, busy: Callable[[], bool], timeout: float, *, pausing: bool = False) -> None:
-        """Sleep until rung or `timeout` seconds have passed, unless `busy()` after who rings would be heard.
+        """Sleep until called or `timeout` seconds have passed, unless `busy()` after who calls would be heard.
 
-        pausing: only who is in haste rings.
+        Commits of others do not ring. pausing: neither does a call without haste.
         """
-        with self._within_hearing(_PAUSING if pausing else _ASLEEP) as poller:
+        with self._within_hearing(_PAUSING if pausing else _DOZING) as poller:
             if not busy():
                 self._nap(poller, timeout)
 
