@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tiermem.errors import InvalidArgument
@@ -78,7 +79,9 @@ class Layout:
 class Interest:
     """Which topics are meant by some patterns."""
 
-    def __init__(self, patterns: str | Iterable[str]) -> None:
+    def __init__(self, patterns: str | Sequence[str]) -> None:
+        if not isinstance(patterns, (str, Sequence)):
+            raise InvalidArgument(f"patterns are a str, or several in a list, not {type(patterns).__name__}")
         self.patterns = (patterns,) if isinstance(patterns, str) else tuple(patterns)
         if not self.patterns:
             raise InvalidArgument("a subscription needs a pattern")
@@ -204,8 +207,18 @@ def waiting(mem: Memory, layout: Layout, interest: Interest, position: Position,
     return total
 
 
-def load(mem: Memory, layout: Layout, refs: Sequence[Ref]) -> tuple[list[Message], int]:
-    """The messages that are still stored, in order, and how many of the others were trimmed; the rest has expired."""
+def marks(mem: Memory, layout: Layout, interest: Interest) -> dict[str, str]:
+    """Up to which id each topic was trimmed, those never trimmed left out."""
+    return {record.key: record.value for record in mem.scan(layout.trimmed) if record.key in interest}
+
+
+def load(
+    mem: Memory, layout: Layout, refs: Sequence[Ref], before: Mapping[str, str] = MappingProxyType({})
+) -> tuple[list[Message], int]:
+    """The messages that are still stored, in order, and how many others were trimmed; what is left has expired.
+
+    before: up to where topics had been trimmed when the reading began; that is not counted.
+    """
     by_topic: dict[str, list[str]] = {}
     for ref in refs:
         by_topic.setdefault(ref.topic, []).append(ref.id)
@@ -216,6 +229,6 @@ def load(mem: Memory, layout: Layout, refs: Sequence[Ref]) -> tuple[list[Message
         found = held[topic].get(key)
         if found is not None:
             messages.append(Message(key, sequence, topic, found[1], found[0]))
-        elif key <= mem.get(layout.trimmed, topic, ""):
+        elif before.get(topic, "") < key <= mem.get(layout.trimmed, topic, ""):
             trimmed += 1
     return messages, trimmed

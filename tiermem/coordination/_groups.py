@@ -36,8 +36,8 @@ class Member(Subscription):
         prefetch: int,
     ) -> None:
         self._key = group_key(group)
-        register(mem, layout, interest, self._key, start)
-        super().__init__(mem, layout, interest, Position(0))
+        marks = register(mem, layout, interest, self._key, start)
+        super().__init__(mem, layout, interest, Position(0), marks)
         self._open: dict[str, Ref] = {}
         self._acked: list[str] = []
         self._cursor = mem.cursor(f"{layout.root}:{self._key}", start=0)

@@ -93,7 +93,11 @@ def registered(mem: Memory, layout: Layout) -> Iterator[tuple[str, dict[str, Any
     """(key, state, position, ids claimed and not known to be acknowledged) of each consumer and group."""
     for record in mem.scan(layout.consumers):
         state = record.value
-        claimed = {ref[2] for refs in state["claims"].values() for ref in refs}
+        claimed = {
+            key
+            for token, refs in state["claims"].items()
+            for key in {ref[2] for ref in refs}.difference(mem.get(layout.acks, token, ()))
+        }
         yield record.key, state, durable_position(mem, layout, record.key, state), claimed
 
 

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
@@ -21,6 +21,7 @@ from tiermem.coordination._feed import (
     beginning,
     end,
     load,
+    marks,
     waiting,
 )
 from tiermem.errors import (
@@ -48,12 +49,15 @@ class Subscription:
     the messages. Waiting takes real seconds, whatever the store's clock. It belongs to the process that made it.
     """
 
-    def __init__(self, mem: Memory, layout: Layout, interest: Interest, position: Position) -> None:
+    def __init__(
+        self, mem: Memory, layout: Layout, interest: Interest, position: Position, marks: Mapping[str, str]
+    ) -> None:
         self._mem = mem
         self._layout = layout
         self._interest = interest
         self._reader = Reader(mem, layout, interest, position)
         self._ready: deque[Message] = deque()
+        self._marks = marks
         self._trimmed = 0
         self._closed = False
         self._process = os.getpid()
@@ -192,7 +196,7 @@ class Subscription:
         self._receive(before, found, messages)
 
     def _load(self, refs: Sequence[Ref]) -> list[Message]:
-        messages, trimmed = load(self._mem, self._layout, refs)
+        messages, trimmed = load(self._mem, self._layout, refs, self._marks)
         self._trimmed += trimmed
         return messages
 
@@ -218,15 +222,17 @@ class Consumer(Subscription):
 
     def __init__(self, mem: Memory, layout: Layout, interest: Interest, name: str, start: str | int) -> None:
         self._key = consumer_key(name)
-        self._epoch, position = self._take_over(mem, layout, interest, start)
-        super().__init__(mem, layout, interest, position)
+        self._epoch, position, marks = self._take_over(mem, layout, interest, start)
+        super().__init__(mem, layout, interest, position, marks)
         # Of what was read and not acknowledged, in order: the position before it.
         self._open: dict[str, Position] = {}
         self._kept = position
         self._cursor = mem.cursor(f"{layout.root}:{self._key}", start=position.sequence)
         self._held = self._cursor.position
 
-    def _take_over(self, mem: Memory, layout: Layout, interest: Interest, start: str | int) -> tuple[int, Position]:
+    def _take_over(
+        self, mem: Memory, layout: Layout, interest: Interest, start: str | int
+    ) -> tuple[int, Position, Mapping[str, str]]:
         register(mem, layout, interest, self._key, start)
         while True:
             # Whatever the holder before has acknowledged is seen from here on.
@@ -242,7 +248,7 @@ class Consumer(Subscription):
                     batch.delete(layout.positions, f"{self._key}@{epoch}")
             except VersionConflict:
                 continue
-            return epoch + 1, position
+            return epoch + 1, position, state["marks"]
 
     def _check(self) -> None:
         super()._check()
@@ -312,27 +318,30 @@ def _key(kind: str, name: str) -> str:
     return f"{kind}:{name}"
 
 
-def starting(mem: Memory, start: str | int) -> Position:
-    """The position meant by "latest", "earliest" or a sequence.
+def starting(mem: Memory, layout: Layout, interest: Interest, start: str | int) -> tuple[Position, dict[str, str]]:
+    """The position meant by "latest", "earliest" or a sequence, and up to where topics were trimmed of what is meant.
 
     Raises:
         CursorExpired: the log no longer reaches back to that sequence.
         InvalidArgument: it is none of these, or lies ahead of the log.
     """
     if start == "latest":
-        return end(mem)
+        return end(mem), {}
     if start == "earliest":
-        return beginning(mem)
+        known = marks(mem, layout, interest)
+        return beginning(mem), known
     if isinstance(start, bool) or not isinstance(start, int) or start < 0:
         raise InvalidArgument(f'start is "latest", "earliest" or a sequence ≥ 0, not {start!r}')
     if start > end(mem).sequence:
         raise InvalidArgument(f"start {start} lies ahead of the log, which ends at {mem.stats().log.last}")
     next(mem.changes(start), None)
-    return Position(start)
+    return Position(start), {}
 
 
-def register(mem: Memory, layout: Layout, interest: Interest, key: str, start: str | int) -> None:
+def register(mem: Memory, layout: Layout, interest: Interest, key: str, start: str | int) -> Mapping[str, str]:
     """Make the record of a consumer or group if there is none; from then on the log is held for it.
+
+    Returns up to where topics had been trimmed when it was made.
 
     Raises:
         InvalidArgument: it is there with other patterns.
@@ -344,8 +353,9 @@ def register(mem: Memory, layout: Layout, interest: Interest, key: str, start: s
                 raise InvalidArgument(
                     f"{key!r} is subscribed to {', '.join(known['patterns'])}; `Topics.forget` it to change that"
                 )
-            return
-        position = starting(mem, start)
+            trimmed: Mapping[str, str] = known["marks"]
+            return trimmed
+        position, before = starting(mem, layout, interest, start)
         try:
             cursor = mem.cursor(f"{layout.root}:{key}", start=position.sequence)
             if cursor.position > position.sequence:
@@ -356,9 +366,16 @@ def register(mem: Memory, layout: Layout, interest: Interest, key: str, start: s
                 # Trimmed meanwhile: what was listed is older now.
                 continue
             raise
-        state = {"patterns": list(interest.patterns), "epoch": 0, "sequence": position.sequence, "claims": {}}
+        state = {
+            "patterns": list(interest.patterns),
+            "epoch": 0,
+            "sequence": position.sequence,
+            "older": position.older,
+            "marks": before,
+            "claims": {},
+        }
         try:
-            mem.put(layout.consumers, key, {**state, "older": position.older}, if_version=0)
+            mem.put(layout.consumers, key, state, if_version=0)
         except VersionConflict:
             continue
 

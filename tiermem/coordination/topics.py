@@ -22,6 +22,9 @@ EVERYTHING: Final = Retention()
 CHECKS: Final = 8
 """How often a limit is looked at while it could be reached once more."""
 
+REST: Final = 0.001
+"""Most seconds between a commit made in `publish` and the next."""
+
 
 class ConsumerState(NamedTuple):
     """A durable consumer, or a group of them: where it stands, and how many messages it is behind."""
@@ -109,8 +112,8 @@ class Topics:
         if durable or (self._prompt and began >= self._resting):
             key = mem.append(outlet.space, [now, payload], at=now, ttl=ttl, durable=True)
             ended = time.perf_counter()
-            # At most half of a busy publisher's time goes into commits; what comes in between is in the next one.
-            self._resting = ended + (ended - began)
+            # What a busy publisher publishes meanwhile is in the next commit, soon; commits take half of its time.
+            self._resting = ended + min(ended - began, REST)
         else:
             key = mem.append(outlet.space, [now, payload], at=now, ttl=ttl)
             mem.flush(wait=False)
@@ -156,7 +159,7 @@ class Topics:
             return Member(self._mem, self._layout, interest, group, name, start, lease, prefetch)
         if consumer is not None:
             return Consumer(self._mem, self._layout, interest, consumer, start)
-        return Subscription(self._mem, self._layout, interest, starting(self._mem, start))
+        return Subscription(self._mem, self._layout, interest, *starting(self._mem, self._layout, interest, start))
 
     def topics(self, pattern: str = "**") -> list[str]:
         """The topics that match and have, or had, messages; sorted."""

@@ -13,7 +13,6 @@ import fcntl
 import math
 import mmap
 import os
-import select
 import struct
 import threading
 import time
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from tiermem.errors import CorruptionError, StorageError, file_error
+from tiermem.tiers.ear import Ear
 from tiermem.tiers.filelock import try_lock
 
 SLOTS: Final = 512
@@ -42,10 +42,11 @@ _LOCK: Final = 1
 """Odd while the words behind it, which tell how far a journal is applied, are being written."""
 _PROGRESS: Final = slice(2, 7)
 _WAITING: Final = 1024
-"""From this byte on, one byte a slot: `_ASLEEP` while that client sleeps, `_PAUSING` while the helper lets writes
-gather, in which only haste disturbs it."""
+"""From this byte on, one byte a slot: `_ASLEEP` while that client waits for a commit, `_DOZING` while the helper waits
+for work, `_PAUSING` while it lets writes gather, in which only haste disturbs it."""
 _ASLEEP: Final = 1
 _PAUSING: Final = 2
+_DOZING: Final = 3
 _STALE: Final = 2048
 """From this byte on, two bytes a slot: 1 if there may be commits that client has not read, and 1 if its journal was
 applied further by the helper."""
@@ -108,8 +109,7 @@ class Control:
         self._bells: dict[int, int] = {}
         self._sleepers: set[object] = set()
         self._sleepers_lock = threading.Lock()
-        self._heard = threading.Condition()
-        self._listening = False
+        self._ear = Ear()
         self._closing = False
         if not self._usable():
             if read_only:
@@ -212,7 +212,7 @@ class Control:
         if haste:
             # First: it looks at the word after it has said that it sleeps.
             self.words[_HASTE] = 1
-        if slot >= 0 and self._map[_WAITING + slot] in ((_ASLEEP, _PAUSING) if haste else (_ASLEEP,)):
+        if slot >= 0 and self._map[_WAITING + slot] in ((_DOZING, _PAUSING) if haste else (_DOZING,)):
             self._ring(slot)
 
     @property
@@ -302,22 +302,21 @@ class Control:
             while self.counter == seen and not self._closing and time.monotonic() < deadline:
                 time.sleep(_BLIND_NAP)
             return self.counter != seen
-        with self._within_hearing() as poller:
+        with self._within_hearing():
             while self.counter == seen and not self._closing and (left := deadline - time.monotonic()) > 0:
-                self._nap(poller, lambda: self.counter != seen, min(left, _NAP))
+                self._ear.nap(self._bell, lambda: self.counter != seen, min(left, _NAP))
         return self.counter != seen
 
     def doze(self, busy: Callable[[], bool], timeout: float, *, pausing: bool = False) -> None:
-        """Sleep until rung or `timeout` seconds have passed, unless `busy()` after who rings would be heard.
+        """Sleep until called or `timeout` seconds have passed, unless `busy()` after who calls would be heard.
 
-        pausing: only who is in haste rings.
+        Commits of others do not ring. pausing: neither does a call without haste.
         """
-        with self._within_hearing(_PAUSING if pausing else _ASLEEP) as poller:
-            self._nap(poller, busy, timeout)
+        with self._within_hearing(_PAUSING if pausing else _DOZING):
+            self._ear.nap(self._bell, busy, timeout)
 
     @contextlib.contextmanager
-    def _within_hearing(self, how: int = _ASLEEP) -> Iterator[select.poll]:
-        poller = select.poll()
+    def _within_hearing(self, how: int = _ASLEEP) -> Iterator[None]:
         sleeper = object()
         try:
             with self._sleepers_lock:
@@ -329,35 +328,13 @@ class Control:
                     self._bell = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
                 self._sleepers.add(sleeper)
                 self._map[_WAITING + self.slot] = how
-            poller.register(self._bell, select.POLLIN)
-            yield poller
+            yield
         finally:
             # Wherever an interrupt came in between: no sleeper is left behind.
             with self._sleepers_lock:
                 self._sleepers.discard(sleeper)
                 if not self._sleepers:
                     self._map[_WAITING + self.slot] = 0
-
-    def _nap(self, poller: select.poll, awake: Callable[[], bool], timeout: float) -> None:
-        """Sleep until rung, unless there is reason not to. Of several threads one listens, and wakes the others."""
-        listens = False
-        try:
-            with self._heard:
-                # Who has listened so far may have read the byte that would have woken this one.
-                if awake():
-                    return
-                if self._listening:
-                    self._heard.wait(timeout)
-                    return
-                listens = self._listening = True
-            poller.poll(timeout * 1000)
-            with contextlib.suppress(BlockingIOError):
-                os.read(self._bell, 4096)
-        finally:
-            if listens:
-                with self._heard:
-                    self._listening = False
-                    self._heard.notify_all()
 
     def _bell_path(self, slot: int) -> Path:
         return self.root / "clients" / f"{slot:03d}.bell"
