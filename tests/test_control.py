@@ -377,6 +377,27 @@ def test_a_commit_wakes_the_threads_that_wait(control: Control, waiters: int) ->
     assert results == [True] * waiters
 
 
+def test_no_thread_hears_what_was_meant_for_all(control: Control, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_NAP", LONG)
+    rounds, heard = 100, [0] * 4
+
+    def listen(number: int) -> None:
+        seen = 0
+        while heard[number] < rounds:
+            control.wait(seen, LONG)
+            seen = control.counter
+            heard[number] = control.announced
+
+    threads = [threading.Thread(target=listen, args=(number,), daemon=True) for number in range(len(heard))]
+    for thread in threads:
+        thread.start()
+    for round_ in range(1, rounds + 1):
+        control.publish(round_, 0)
+        assert eventually(lambda round_=round_: heard == [round_] * len(heard)), f"round {round_}: {heard}"
+    for thread in threads:
+        thread.join(LONG / 2)
+
+
 def test_a_reader_without_a_slot_waits_too(control: Control, root: Path) -> None:
     reader = Control(root, read_only=True)
     assert not reader.wait(reader.counter, 0.03)

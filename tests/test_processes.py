@@ -677,6 +677,19 @@ def multiprocessing_children(root: str, method: str) -> None:
     mem.close()
 
 
+def test_a_child_waits_for_no_thread_of_its_parent(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tiermem.tiers.control._LAST_NAP", 3600.0)
+    with tiermem.open(root) as mem:
+        start = mem.stats().log.last
+        found: list[Any] = []
+        sleeper = threading.Thread(target=lambda: found.append(next(mem.changes(start, wait=60.0), None)))
+        sleeper.start()
+        assert eventually(lambda: mem._store.control._sleepers)
+        join(in_child(lambda: (mem.put("n", "child", 1), mem.flush())))
+        sleeper.join(30.0)
+        assert [change.key for change in found] == ["child"]
+
+
 @pytest.mark.parametrize("committer", ["thread", "inline"])
 def test_fork_with_an_open_store(committer: str, root: Path) -> None:
     script("fork_with_an_open_store", root, committer)

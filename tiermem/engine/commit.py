@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import islice
 from types import MappingProxyType
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tiermem.codec.operation import Operation
 from tiermem.engine.assistant import LOOK, Assistant
-from tiermem.engine.journals import STRETCH, Mark
+from tiermem.engine.journals import Mark, stretch
 from tiermem.engine.transaction import Transaction
 from tiermem.engine.upkeep import Upkeep
 from tiermem.errors import TiermemError
@@ -89,6 +89,16 @@ class Committer:
         if self.assistant.present:
             self.store.control.call_helper()
         else:
+            self._event.set()
+
+    def hasten(self) -> None:
+        """What this process has journaled is to be committed now; only where nobody else does, wait for that."""
+        if self.store.config.cold.committer == "inline":
+            self.drain()
+        elif self.assistant.present:
+            self.store.control.call_helper(haste=True)
+        elif not self._hurry.is_set():
+            self._hurry.set()
             self._event.set()
 
     def start(self) -> None:
@@ -276,7 +286,7 @@ class Committer:
                 # Another thread may have retired some meanwhile: that moves the others forward.
                 while done and (done > len(store.line) or store.line[done - 1].end > position):
                     done -= 1
-                waiting = _stretch(islice(store.line, done, None))
+                waiting = stretch(islice(store.line, done, None))
             if not waiting:
                 break
             done += len(waiting)
@@ -384,13 +394,3 @@ class Committer:
         thread, self._thread = self._thread, None
         if thread is not None and thread is not threading.current_thread():
             thread.join()
-
-
-def _stretch(line: Iterable[Operation]) -> list[Operation]:
-    """The first operations in line: some, and the rest of the last one's frame, which is all or nothing."""
-    found: list[Operation] = []
-    for op in line:
-        if len(found) >= STRETCH and op.end != found[-1].end:
-            break
-        found.append(op)
-    return found
