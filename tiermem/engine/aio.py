@@ -16,7 +16,7 @@ from tiermem.engine.batch import Batch
 from tiermem.engine.memory import Memory, open
 from tiermem.engine.namespace import Namespace
 from tiermem.engine.streams import AsyncChanges, AsyncCursor, AsyncRows, Threads
-from tiermem.protocols import Clock
+from tiermem.protocols import Clock, Embedder
 from tiermem.types import Moment, Where
 
 if TYPE_CHECKING:
@@ -147,6 +147,11 @@ class AsyncMemory(_Face[Memory]):
     def clock(self) -> Clock:
         """As `Memory.clock`."""
         return self._sync.clock
+
+    @property
+    def embedder(self) -> Embedder | None:
+        """As `Memory.embedder`."""
+        return self._sync.embedder
 
     async def get(self, namespace: str, key: str, default: Any = None, copy: bool = False) -> Any:
         """As `Memory.get`. A value that L1 holds is returned without leaving the loop's thread."""
