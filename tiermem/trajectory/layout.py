@@ -102,3 +102,18 @@ def check_text(name: str, text: object) -> str:
     if not isinstance(text, str):
         raise InvalidArgument(f"{name} is a str, not {type(text).__name__}")
     return text
+
+
+def number(name: str, given: Any) -> float:
+    """`given` as a finite float.
+
+    Raises:
+        InvalidArgument: it is no number, or not finite.
+    """
+    try:
+        found = float(given)
+    except (TypeError, ValueError, OverflowError) as exc:
+        raise InvalidArgument(f"{name} is a number, not {given!r}") from exc
+    if isinstance(given, (bool, str, bytes)) or found - found != 0.0:
+        raise InvalidArgument(f"{name} is a finite number, not {given!r}")
+    return found

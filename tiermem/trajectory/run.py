@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tiermem.clock import to_epoch
 from tiermem.errors import InvalidArgument
-from tiermem.trajectory.layout import MOST_STEPS, Places, check_text, make_id
+from tiermem.trajectory.layout import MOST_STEPS, Places, check_text, make_id, number
 
 if TYPE_CHECKING:
     from tiermem.engine.memory import Memory
@@ -124,18 +124,3 @@ class Run:
         if moment < self._latest:
             raise InvalidArgument(f"{moment} lies before {self._latest}, when the last step of {self.id} was taken")
         return moment
-
-
-def number(name: str, given: Any) -> float:
-    """`given` as a finite float.
-
-    Raises:
-        InvalidArgument: it is no number, or not finite.
-    """
-    try:
-        found = float(given)
-    except (TypeError, ValueError, OverflowError) as exc:
-        raise InvalidArgument(f"{name} is a number, not {given!r}") from exc
-    if isinstance(given, (bool, str, bytes)) or found - found != 0.0:
-        raise InvalidArgument(f"{name} is a finite number, not {given!r}")
-    return found
