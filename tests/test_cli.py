@@ -23,7 +23,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tiermem
-from tiermem.cli import jsonform, main, records, transfer
+from tiermem.cli import main, records, transfer
+from tiermem.codec import jsonform
 
 NS = "desk/obs"
 COMMANDS = (

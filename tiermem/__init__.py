@@ -49,6 +49,8 @@ from tiermem.types import UNSET, Change, Guard, Hit, Item, Record
 if TYPE_CHECKING:
     from tiermem.engine.aio import AsyncMemory, open_async
     from tiermem.reports import CheckReport, Stats
+    from tiermem.trajectory.trajectories import Trajectories
+    from tiermem.trajectory.types import Step, Trajectory, Verdict
 
 __version__ = "0.1.0"
 
@@ -56,6 +58,10 @@ _LATER = {
     "AsyncMemory": "tiermem.engine.aio",
     "CheckReport": "tiermem.reports",
     "Stats": "tiermem.reports",
+    "Step": "tiermem.trajectory.types",
+    "Trajectories": "tiermem.trajectory.trajectories",
+    "Trajectory": "tiermem.trajectory.types",
+    "Verdict": "tiermem.trajectory.types",
     "open_async": "tiermem.engine.aio",
 }
 """Names that are imported when they are first asked for: most programs need none of them."""
@@ -114,12 +120,16 @@ __all__ = [
     "RecordNotFound",
     "SimulatedClock",
     "Stats",
+    "Step",
     "StorageError",
     "StoreFullError",
     "SystemClock",
     "TiermemError",
     "TimeDomainMismatch",
+    "Trajectories",
+    "Trajectory",
     "VectorConfig",
+    "Verdict",
     "VersionConflict",
     "__version__",
     "open",

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import tiermem
-from tiermem.cli import jsonform, records, transfer, upkeep
+from tiermem.cli import records, transfer, upkeep
 from tiermem.cli.outcome import MISTAKE
+from tiermem.codec import jsonform
 
 DESCRIPTION = """\
 Look into a tiermem store, change it, move it.

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from tiermem.cli import jsonform
 from tiermem.cli.outcome import printable
+from tiermem.codec import jsonform
 from tiermem.types import Record
 
 if TYPE_CHECKING:
