@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -13,10 +13,9 @@ from msgspec.structs import replace
 from tiermem.errors import InvalidArgument
 from tiermem.reasoning._ledger import Version, Written, union
 from tiermem.reasoning.cluster import unit_rows
+from tiermem.reasoning.inference import surprise
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from tiermem.types import FloatArray
 
 _BLOCK: Final = 2048
@@ -63,8 +62,8 @@ def consolidated(
 ) -> list[Written]:
     """The new versions of those of the live `lessons` that change at time `at`, in the order of their ids.
 
-    Doing it twice changes nothing the second time, and no order of the lessons matters, but that means are summed in it:
-    vectors agree to 1e-6. `rewrite` gives a merged lesson its words.
+    Doing it twice changes nothing the second time, and no order of the lessons matters, but that means are summed
+    in it: vectors agree to 1e-6. `rewrite` gives a merged lesson its words.
     """
     before = {one.version.lesson: one for one in lessons}
     after = dict(before)
@@ -102,13 +101,17 @@ def _merged(group: Sequence[Written], rewrite: Rewrite) -> list[Written]:
     total = sum(mass * one.vector.astype(np.float64) for mass, one in zip(masses, ranked, strict=True))
     vector = unit_rows(np.asarray(total)[None, :])[0]
     confirmed = [one.version.confirmed_at for one in ranked if one.version.confirmed_at is not None]
+    evidence = union(one.version.evidence for one in ranked)
     kept = replace(
         first.version,
         reason=f"merged with {', '.join(one.version.lesson for one in others)}",
-        evidence=union(one.version.evidence for one in ranked),
-        p_value=min(one.version.p_value for one in ranked),
+        evidence=evidence,
+        p_value=surprise(evidence, first.version.baseline),
         agents=sorted({agent for one in ranked for agent in one.version.agents}),
         tasks=sorted({task for one in ranked for task in one.version.tasks}),
+        absorbed=sorted(
+            {id_ for one in ranked for id_ in one.version.absorbed} | {one.version.lesson for one in others}
+        ),
         confirmed_at=max(confirmed, default=None),
     )
     gone = [
@@ -136,11 +139,12 @@ def _duplicates(lessons: Sequence[Written], threshold: float) -> list[list[Writt
     groups: list[list[Written]] = []
     for members in _by(lessons, lambda version: (version.kind, version.action)):
         roots = np.arange(len(members))
-        for one, other in _pairs(_stacked(members), _stacked(members), threshold):
-            low, high = sorted((roots[one], roots[other]))
-            roots[roots == high] = low
-        for root in np.flatnonzero(np.bincount(roots, minlength=len(members)) > 1):
-            groups.append([members[place] for place in np.flatnonzero(roots == root)])
+        vectors = _stacked(members)
+        for one, other in _pairs(vectors, vectors, threshold):
+            if roots[one] != roots[other]:
+                roots[roots == roots[other]] = roots[one]
+        shared = np.flatnonzero(np.bincount(roots, minlength=len(members)) > 1)
+        groups += [[members[place] for place in np.flatnonzero(roots == root)] for root in shared]
     return groups
 
 
@@ -170,11 +174,8 @@ def _stacked(lessons: Sequence[Written]) -> FloatArray:
     return np.array([one.vector for one in lessons], np.float32)
 
 
-def _pairs(rows: FloatArray, others: FloatArray, threshold: float) -> Iterable[tuple[int, int]]:
-    """(row, other) of those whose cosine is at least `threshold`; of equal arrays each pair once."""
-    same: NDArray[np.bool_] | bool = rows.shape == others.shape and bool(np.array_equal(rows, others))
+def _pairs(rows: FloatArray, others: FloatArray, threshold: float) -> Iterator[tuple[int, int]]:
+    """(row, other) of those whose cosine is at least `threshold`."""
     for start in range(0, len(rows), _BLOCK):
         one, other = np.nonzero(rows[start : start + _BLOCK] @ others.T >= threshold)
-        for left, right in zip((one + start).tolist(), other.tolist(), strict=True):
-            if not same or left < right:
-                yield left, right
+        yield from zip((one + start).tolist(), other.tolist(), strict=True)

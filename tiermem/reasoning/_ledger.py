@@ -20,7 +20,8 @@ from msgspec import Struct
 from tiermem.clock import to_epoch
 from tiermem.engine.memory import Memory
 from tiermem.errors import CorruptionError, InvalidArgument, VersionConflict
-from tiermem.reasoning.distill import Evidence, Kind
+from tiermem.reasoning.distill import Kind
+from tiermem.reasoning.inference import Evidence
 from tiermem.reasoning.lesson import Status
 from tiermem.types import Moment
 
@@ -62,6 +63,8 @@ class Version(Struct, frozen=True):
     tasks: list[str]
     contradicts: list[str]
     merged_into: str | None
+    absorbed: list[str]
+    """The lessons that were merged into it, whose uses are its own."""
     confirmed_at: float | None
     """A confirmation other than by evidence: when it was restored."""
 

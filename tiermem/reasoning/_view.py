@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 
 from tiermem.reasoning._ledger import Admission, Entry, Version, Written
-from tiermem.reasoning.distill import Evidence
-from tiermem.reasoning.inference import Effect, Sample
+from tiermem.reasoning.inference import Effect, Evidence, Sample
 from tiermem.reasoning.lesson import Lesson, held, reliability
 
 if TYPE_CHECKING:
@@ -47,6 +46,7 @@ class View:
         self._numbers: dict[str, list[tuple[int, float]]] = {}
         self._uses: dict[str, dict[str, float]] = {}
         self._users: dict[str, list[str]] = {}
+        self._absorbers: dict[str, str] = {}
         self._table: Table | None = None
         self._changed: set[str] = set()
         self._masks: dict[Any, NDArray[np.bool_]] = {}
@@ -63,29 +63,40 @@ class View:
         for lesson, trajectory in entry.uses:
             self._uses.setdefault(lesson, {}).setdefault(trajectory, entry.known_at)
             self._users.setdefault(trajectory, []).append(lesson)
-            self._changed.add(lesson)
+            self._touch(lesson)
         for one in entry.admitted:
             since = self.outcomes[one.trajectory][0] if one.trajectory in self.outcomes else entry.known_at
             self.outcomes[one.trajectory] = (since, one)
             self.queue.pop(one.trajectory, None)
-            self._changed.update(self._users.get(one.trajectory, ()))
+            for lesson in self._users.get(one.trajectory, ()):
+                self._touch(lesson)
         for lesson, number in entry.versions:
             self._numbers.setdefault(lesson, []).append((number, entry.known_at))
             self.current[lesson] = self._read(lesson, number)
+            if (version := self.current[lesson].version).status == "live":
+                self._absorbers.update(dict.fromkeys(version.absorbed, lesson))
             self._table = None
+
+    def _touch(self, lesson: str) -> None:
+        """The uses of a lesson have changed, and so have those of the one it was merged into."""
+        self._changed.update((lesson, self._absorbers.get(lesson, lesson)))
 
     def live(self) -> Iterator[Written]:
         """The lessons that are recalled, in the order of their ids."""
         return (self.current[id_] for id_ in sorted(self.current) if self.current[id_].version.status == "live")
 
-    def used_by(self, lesson: str) -> dict[str, float]:
-        """The trajectories that used a lesson, and since when that is known."""
-        return self._uses.get(lesson, _NOTHING)
+    def used_by(self, version: Version) -> dict[str, float]:
+        """The trajectories that used a lesson, or one that was merged into it, and since when that is known."""
+        used = self._uses.get(version.lesson, _NOTHING)
+        for absorbed in version.absorbed:
+            for trajectory, since in self._uses.get(absorbed, _NOTHING).items():
+                used = {**used, trajectory: min(since, used.get(trajectory, since))}
+        return used
 
-    def uses(self, lesson: str, until: float | None = None) -> tuple[Evidence, ...]:
+    def uses(self, version: Version, until: float | None = None) -> tuple[Evidence, ...]:
         """What became of the runs that used a lesson, as far as they are judged and that was known at `until`."""
         found = []
-        for trajectory, since in self.used_by(lesson).items():
+        for trajectory, since in self.used_by(version).items():
             judged, outcome = self.outcomes.get(trajectory, (0.0, None))
             if outcome is not None and outcome.value is not None and (until is None or max(since, judged) <= until):
                 found.append(Evidence(trajectory, outcome.value, 1.0))
@@ -94,11 +105,8 @@ class View:
     def confirmed_at(self, version: Version, uses: tuple[Evidence, ...]) -> float:
         """When the newest evidence of a version became known, or the newest use, or its restoration."""
         times = [self.outcomes[one.trajectory][0] for one in version.evidence if one.trajectory in self.outcomes]
-        times += [
-            max(since, self.outcomes[one.trajectory][0])
-            for one in uses
-            if (since := self.used_by(version.lesson).get(one.trajectory)) is not None
-        ]
+        since = self.used_by(version)
+        times += [max(since[one.trajectory], self.outcomes[one.trajectory][0]) for one in uses]
         if version.confirmed_at is not None:
             times.append(version.confirmed_at)
         return max(times, default=self._numbers[version.lesson][0][1])
@@ -107,7 +115,7 @@ class View:
         """A lesson in its newest version, or in the `place`-th one as it was when that was written."""
         number, known_at = self._numbers[id_][place]
         version, vector = self._read(id_, number)
-        uses = self.uses(id_, None if place == -1 else known_at)
+        uses = self.uses(version, None if place == -1 else known_at)
         evidence = tuple(version.evidence)
         return Lesson(
             id=id_,
@@ -188,7 +196,7 @@ class View:
         return table
 
     def _judge(self, table: Table, place: int, version: Version) -> None:
-        uses = self.uses(version.lesson)
+        uses = self.uses(version)
         posterior = held(version.kind, tuple(version.evidence), uses)
         table.reliability[place] = reliability(version.kind, version.baseline, posterior)
         table.confirmed_at[place] = self.confirmed_at(version, uses)

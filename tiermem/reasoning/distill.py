@@ -12,7 +12,7 @@ import numpy as np
 from tiermem.errors import InvalidArgument
 from tiermem.reasoning.cluster import Clusters, cluster, unit_rows
 from tiermem.reasoning.credit import credit
-from tiermem.reasoning.inference import check_confidence, holm, surprise
+from tiermem.reasoning.inference import Evidence, check_confidence, holm, surprise
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Kind: TypeAlias = Literal["success", "failure"]
 
 
-class Run(NamedTuple):
+class Judged(NamedTuple):
     """A judged trajectory. Of its steps: `scores` in [0, 1] or None, `actions`, `observations`, `vectors` or None."""
 
     trajectory: str
@@ -30,14 +30,6 @@ class Run(NamedTuple):
     vectors: Sequence[FloatArray | None]
     actions: Sequence[Any]
     observations: Sequence[Any]
-
-
-class Evidence(NamedTuple):
-    """What one trajectory says of a situation: how far it went well there, in [0, 1], and how much that weighs, ≤ 1."""
-
-    trajectory: str
-    value: float
-    weight: float
 
 
 class Text(NamedTuple):
@@ -75,7 +67,7 @@ class Situation(NamedTuple):
 class Distils(Protocol):
     """Finds situations in judged runs."""
 
-    def distil(self, runs: Sequence[Run]) -> Sequence[Situation]:
+    def distil(self, runs: Sequence[Judged]) -> Sequence[Situation]:
         """The situations of `runs`, whatever their order; those without a kind are known lessons' new evidence."""
         ...
 
@@ -135,7 +127,7 @@ class Distiller:
         if self.support < 1 or self.limit < 1:
             raise InvalidArgument("support and limit are numbers ≥ 1")
 
-    def distil(self, runs: Sequence[Run]) -> list[Situation]:
+    def distil(self, runs: Sequence[Judged]) -> list[Situation]:
         """The situations of `runs` met by at least `support` of them, the surest first; in any order of `runs`."""
         steps = _Steps.of(runs, self)
         if not steps.places:
@@ -146,10 +138,7 @@ class Distiller:
         if baseline is None:
             baseline = steps.baseline if len(cells) > 1 else 0.5
         tested = [(rows, evidence) for rows, evidence in cells if len(evidence) >= self.support]
-        p_values = [
-            surprise([one.value for one in evidence], [one.weight for one in evidence], baseline)
-            for _, evidence in tested
-        ]
+        p_values = [surprise(evidence, baseline) for _, evidence in tested]
         found = [
             steps.situation(rows, evidence, baseline, p, real=real)
             for (rows, evidence), p, real in zip(tested, p_values, holm(p_values, self.confidence), strict=True)
@@ -160,7 +149,7 @@ class Distiller:
 class _Steps(NamedTuple):
     """The steps that have a vector and a value, as columns; `places` are (run, step) of `runs`."""
 
-    runs: Sequence[Run]
+    runs: Sequence[Judged]
     places: list[tuple[int, int]]
     vectors: FloatArray
     values: NDArray[np.float64]
@@ -170,7 +159,7 @@ class _Steps(NamedTuple):
     """The mean over the runs of the mean value of their steps."""
 
     @classmethod
-    def of(cls, runs: Sequence[Run], distiller: Distiller) -> _Steps:
+    def of(cls, runs: Sequence[Judged], distiller: Distiller) -> _Steps:
         places: list[tuple[int, int]] = []
         credits: list[tuple[float, float]] = []
         vectors: list[FloatArray] = []

@@ -1,4 +1,4 @@
-"""What outcomes say: a posterior of success, the effect of a lesson, and how surprising a group of outcomes is."""
+"""What outcomes say: the effect of a lesson, and how surprising a group of outcomes is."""
 
 from __future__ import annotations
 
@@ -9,45 +9,30 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from tiermem.errors import InvalidArgument
-from tiermem.reasoning._beta import beta_quantile, incomplete_beta, t_quantile
+from tiermem.reasoning.posterior import Beta
 
 _STEEPEST: Final = 2.0**20
 _HALVINGS: Final = 20
 
 
-class Posterior(NamedTuple):
-    """A beta distribution over a probability: what is believed of it after some outcomes.
+def t_quantile(freedom: float, probability: float) -> float:
+    """What Student's t with `freedom` > 0 degrees of freedom stays below with `probability`, in (0, 1).
 
-    The prior is uniform, Beta(1, 1) (Bayes 1763); an outcome counts with its degree of success in [0, 1], times its
-    weight, on one side, and with the rest of its weight on the other.
-
-    >>> Posterior.of([(1.0, 1.0), (1.0, 1.0), (0.0, 1.0)])
-    Posterior(alpha=3.0, beta=2.0)
+    From P(|T| > t) = I_x(freedom / 2, 1 / 2) with x = freedom / (freedom + t²): Abramowitz & Stegun 1964, 26.7.1.
     """
+    if probability < 0.5:
+        return -t_quantile(freedom, 1.0 - probability)
+    # 1 - x is found, not x: where t is small, x is too near 1 to be told from it.
+    rest = Beta(0.5, freedom / 2.0).quantile(2.0 * probability - 1.0)
+    return math.sqrt(freedom * rest / (1.0 - rest)) if rest < 1.0 else math.inf
 
-    alpha: float = 1.0
-    beta: float = 1.0
 
-    @classmethod
-    def of(cls, outcomes: Sequence[tuple[float, float]]) -> Posterior:
-        """From (degree of success in [0, 1], weight ≥ 0) of each outcome. The order does not matter."""
-        wins = math.fsum(value * weight for value, weight in outcomes)
-        losses = math.fsum((1.0 - value) * weight for value, weight in outcomes)
-        return cls(1.0 + wins, 1.0 + losses)
+class Evidence(NamedTuple):
+    """What one trajectory says of a situation: how far it went well there, in [0, 1], and how much that weighs, ≤ 1."""
 
-    @property
-    def mean(self) -> float:
-        """The expected probability."""
-        return self.alpha / (self.alpha + self.beta)
-
-    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
-        """The central interval that holds the probability with `confidence`, in (0, 1)."""
-        tail = (1.0 - check_confidence(confidence)) / 2.0
-        return beta_quantile(self.alpha, self.beta, tail), beta_quantile(self.alpha, self.beta, 1.0 - tail)
-
-    def above(self, threshold: float) -> float:
-        """How likely it is that the probability lies above `threshold`."""
-        return 1.0 - incomplete_beta(self.alpha, self.beta, threshold)
+    trajectory: str
+    value: float
+    weight: float
 
 
 class Sample(NamedTuple):
@@ -95,16 +80,17 @@ class Effect(NamedTuple):
         return self.difference - half, self.difference + half
 
 
-def surprise(values: Sequence[float], weights: Sequence[float], baseline: float) -> float:
-    """A bound on the two-sided p-value of weighted values in [0, 1] drawn from a population whose mean is `baseline`.
+def surprise(evidence: Sequence[Evidence], baseline: float) -> float:
+    """A bound on the two-sided p-value of evidence that is drawn from a population whose mean is `baseline`.
 
-    For S = Σ w_i v_i, P(S ≥ s) ≤ min over t > 0 of exp(-t s) Π (1 - μ + μ exp(t w_i)), and the same below: the bound
-    of Chernoff with the lemma of Hoeffding 1963, "Probability inequalities for sums of bounded random variables",
-    theorem 1, and section 6 for draws without replacement. With equal weights it is exp(-n KL(x‖μ)) for the mean x:
-    exact, but for the factor 2 of the two sides, where all values are 0 or all are 1. No distribution is assumed, and
-    no sample is too small.
+    For S = Σ w_i v_i over values v_i in [0, 1] of weights w_i, P(S ≥ s) ≤ exp(-t s) Π (1 - μ + μ exp(t w_i)) for every
+    t > 0, and the same below: the bound of Chernoff with the lemma of Hoeffding 1963, "Probability inequalities for
+    sums of bounded random variables", theorem 1, and section 6 for draws without replacement. With equal weights it is
+    exp(-n KL(x‖μ)) for the mean x: exact, but for the factor 2 of the two sides, where all values are 0 or all are 1.
+    No distribution is assumed, and no sample is too small.
     """
-    total = math.fsum(value * weight for value, weight in zip(values, weights, strict=True))
+    weights = [one.weight for one in evidence]
+    total = math.fsum(one.value * one.weight for one in evidence)
     mass = math.fsum(weights)
     if mass <= 0.0 or total == baseline * mass:
         return 1.0

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from msgspec import Struct
 
-from tiermem.reasoning.distill import Evidence, Kind
-from tiermem.reasoning.inference import Effect, Posterior
+from tiermem.reasoning.distill import Kind
+from tiermem.reasoning.inference import Effect, Evidence
+from tiermem.reasoning.posterior import Beta
 
 if TYPE_CHECKING:
     from tiermem.types import FloatArray
@@ -60,12 +62,12 @@ class Lesson(Struct, frozen=True, eq=False):
         return len(self.evidence)
 
     @property
-    def success(self) -> Posterior:
+    def success(self) -> Beta:
         """How often it goes well in this situation, acting so: the posterior over the evidence."""
-        return Posterior.of([(one.value, one.weight) for one in self.evidence])
+        return _posterior([(one.value, one.weight) for one in self.evidence])
 
     @property
-    def held(self) -> Posterior:
+    def held(self) -> Beta:
         """How often it was as the lesson says: see `held`."""
         return held(self.kind, self.evidence, self.uses)
 
@@ -102,7 +104,7 @@ class LessonHit(NamedTuple):
         )
 
 
-def held(kind: Kind, evidence: tuple[Evidence, ...], uses: tuple[Evidence, ...]) -> Posterior:
+def held(kind: Kind, evidence: tuple[Evidence, ...], uses: tuple[Evidence, ...]) -> Beta:
     """How often it was as a lesson says.
 
     A run of the evidence agrees with a success as far as it went well, and with a failure as far as it did not. A run
@@ -114,9 +116,16 @@ def held(kind: Kind, evidence: tuple[Evidence, ...], uses: tuple[Evidence, ...])
         for one in evidence
         if one.trajectory not in used
     ]
-    return Posterior.of(outcomes + [(one.value, one.weight) for one in uses])
+    return _posterior(outcomes + [(one.value, one.weight) for one in uses])
 
 
-def reliability(kind: Kind, baseline: float, posterior: Posterior) -> float:
+def reliability(kind: Kind, baseline: float, posterior: Beta) -> float:
     """How likely it is that things go as `kind` says more often than `baseline` has it: P(p > usual) of `posterior`."""
     return posterior.above(baseline if kind == "success" else 1.0 - baseline)
+
+
+def _posterior(outcomes: list[tuple[float, float]]) -> Beta:
+    """From the degree of success and the weight of each outcome; no order of them matters."""
+    return Beta.given(
+        math.fsum(value * weight for value, weight in outcomes), math.fsum(weight for _, weight in outcomes)
+    )

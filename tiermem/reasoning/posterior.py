@@ -89,6 +89,21 @@ class Beta(NamedTuple):
             raise InvalidArgument(f"a share lies in [0, 1], not {share!r}")
         return _incomplete_beta(self.b, self.a, 1.0 - share)
 
+    def quantile(self, probability: float) -> float:
+        """The share that the true one lies below with `probability`, in [0, 1]; by bisection, to the last bits."""
+        low, high = 0.0, 1.0
+        while low < (middle := (low + high) / 2) < high:
+            if self.below(middle) < probability:
+                low = middle
+            else:
+                high = middle
+        return high
+
+    def interval(self, confidence: float = 0.95) -> Interval:
+        """The central range that holds the true share with `confidence`, in [0, 1]."""
+        tail = (1.0 - confidence) / 2.0
+        return Interval(self.quantile(tail), self.quantile(1.0 - tail))
+
 
 def _check(hits: float, trials: float) -> None:
     if not 0 <= hits <= trials < math.inf:
