@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tiermem.types import FloatArray
-
-_NOISE: Final = 1e-5
-"""More than two ways to sum the inner product of two unit vectors in float32 may differ."""
 
 
 @dataclass(frozen=True)
@@ -68,65 +65,49 @@ class Ranked(NamedTuple):
 def rank(
     table: Table, query: FloatArray, k: int, at: float, ranking: Ranking, mask: NDArray[np.bool_] | None
 ) -> list[Ranked]:
-    """The best min(k, matches) rows for a unit `query` (d,) at time `at`, in order; equal ones by id.
-
-    All rows are compared by one product of matrices, whose sums depend on how rows fall together; those in question are
-    then computed one by one, so that a lesson's score is the same in whatever company.
-    """
+    """The best min(k, matches) rows for a unit `query` (d,) at time `at`, in order; equal ones by id."""
+    # A product a row: it starts no threads, and a lesson's score is the same in whatever company.
+    similarity = np.vecdot(table.vectors, query)
+    np.clip(similarity, 0.0, 1.0, out=similarity)
     ages = np.maximum(0.0, at - table.confirmed_at)
+    logs = _log_scores(table, similarity, ages, ranking)
     wanted = max(ranking.pool, 4 * k)
-    places = _candidates(table, query, ages, wanted, ranking, mask)
-    vectors = table.vectors[places].astype(np.float64)
-    similarity = np.clip((vectors * query).sum(axis=1), 0.0, 1.0)
-    logs = _log_score(similarity, ages[places], table.reliability[places], ranking)
-    scores = np.exp2(logs)
+    if mask is not None:
+        logs[~mask] = np.nan
+    # NaN sorts behind every number, and is at or above none.
+    matches = len(logs) if mask is None else int(np.count_nonzero(mask))
+    edge = np.partition(-logs, wanted - 1)[wanted - 1] if matches > wanted else np.inf
+    pool = np.flatnonzero(-logs <= edge)
     # Rows are in the order of their ids, which a stable sort keeps among equals.
-    pool = np.argsort(-logs, kind="stable")[:wanted]
-    redundancy = np.zeros(len(pool))
+    pool = pool[np.argsort(-logs[pool], kind="stable")[:wanted]]
+    scores, vectors = np.exp2(logs[pool]), table.vectors[pool]
+    relevance = ranking.diversity * scores
+    redundancy = np.zeros(len(pool), np.float32)
     found: list[Ranked] = []
     while len(found) < min(k, len(pool)):
-        relevance = ranking.diversity * scores[pool] - (1.0 - ranking.diversity) * redundancy
-        relevance[[one.place for one in found]] = -np.inf
         best = int(np.argmax(relevance))
-        row = pool[best]
+        row = int(pool[best])
         found.append(
             Ranked(
-                best,
-                float(scores[row]),
+                row,
+                float(scores[best]),
                 float(similarity[row]),
-                float(np.exp2(-ages[places[row]] / ranking.half_life)),
-                float(table.reliability[places[row]]),
+                float(np.exp2(-ages[row] / ranking.half_life)),
+                float(table.reliability[row]),
                 float(redundancy[best]),
                 float(relevance[best]),
             )
         )
-        redundancy = np.maximum(redundancy, np.clip((vectors[pool] * vectors[row]).sum(axis=1), 0.0, 1.0))
-    return [one._replace(place=int(places[pool[one.place]])) for one in found]
+        np.maximum(redundancy, np.vecdot(vectors, vectors[best]), out=redundancy)
+        chosen = relevance == -np.inf
+        chosen[best] = True
+        relevance = ranking.diversity * scores - (1.0 - ranking.diversity) * redundancy
+        relevance[chosen] = -np.inf
+    return found
 
 
-def _candidates(
-    table: Table,
-    query: FloatArray,
-    ages: NDArray[np.float64],
-    wanted: int,
-    ranking: Ranking,
-    mask: NDArray[np.bool_] | None,
-) -> NDArray[np.int64]:
-    """Rows among which are the `wanted` of the highest scores, by bounds on what the rough products tell."""
-    if len(ages) <= wanted:
-        return np.arange(len(ages)) if mask is None else np.flatnonzero(mask)
-    rough = table.vectors @ query
-    highest = _log_score(np.maximum(0.0, rough) + _NOISE, ages, table.reliability, ranking)
-    if mask is not None:
-        highest[~mask] = -np.inf
-    best = np.argpartition(highest, -wanted)[-wanted:]
-    lowest = _log_score(np.maximum(0.0, rough[best] - _NOISE), ages[best], table.reliability[best], ranking)
-    found = highest >= lowest.min()
-    return np.flatnonzero(found if mask is None else found & mask)
-
-
-def _log_score(
-    similarity: NDArray[np.floating], ages: NDArray[np.float64], reliability: NDArray[np.float64], ranking: Ranking
+def _log_scores(
+    table: Table, similarity: FloatArray, ages: NDArray[np.float64], ranking: Ranking
 ) -> NDArray[np.float64]:
     """log2 of the scores: a product of small numbers would end at 0, where nothing has an order any more."""
     total = -ranking.recency / ranking.half_life * ages
@@ -135,5 +116,5 @@ def _log_score(
         if ranking.similarity:
             total += ranking.similarity * np.log2(similarity)
         if ranking.reliability:
-            total += ranking.reliability * np.log2(reliability)
+            total += ranking.reliability * table.log_reliability
     return total

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -26,6 +27,8 @@ class Table(NamedTuple):
     ids: list[str]
     vectors: FloatArray
     reliability: NDArray[np.float64]
+    log_reliability: NDArray[np.float64]
+    """To the base 2."""
     confirmed_at: NDArray[np.float64]
     metadata: list[dict[str, Any]]
     places: dict[str, int]
@@ -182,12 +185,14 @@ class View:
 
     def _columns(self) -> Table:
         live = list(self.live())
+        certain, logs, confirmed = np.empty((3, len(live)), np.float64)
         ids = [version.lesson for version, _ in live]
         table = Table(
             ids,
             np.array([vector for _, vector in live], np.float32) if live else np.empty((0, 0), np.float32),
-            np.empty(len(live), np.float64),
-            np.empty(len(live), np.float64),
+            certain,
+            logs,
+            confirmed,
             [describe(version) for version, _ in live],
             {id_: place for place, id_ in enumerate(ids)},
         )
@@ -198,7 +203,9 @@ class View:
     def _judge(self, table: Table, place: int, version: Version) -> None:
         uses = self.uses(version)
         posterior = held(version.kind, tuple(version.evidence), uses)
-        table.reliability[place] = reliability(version.kind, version.baseline, posterior)
+        holds = reliability(version.kind, version.baseline, posterior)
+        table.reliability[place] = holds
+        table.log_reliability[place] = math.log2(holds) if holds > 0.0 else -math.inf
         table.confirmed_at[place] = self.confirmed_at(version, uses)
 
 
