@@ -16,10 +16,10 @@ import msgspec
 from msgspec import Struct
 
 from tiermem.codec import jsonform
-from tiermem.errors import InvalidArgument
+from tiermem.errors import EncodingError, InvalidArgument
 from tiermem.trajectory.layout import RESERVED, bound, check_id, make_id, number, step_of
-from tiermem.trajectory.types import Judgement, Outcome, State, Step, Trajectory
-from tiermem.trajectory.views import EVER, read_verdict, step_value, verdict_value, view, views
+from tiermem.trajectory.types import Judgement, Outcome, State, Step, Trajectory, Verdict
+from tiermem.trajectory.views import EVER, step_value, verdict_value, view, views
 
 if TYPE_CHECKING:
     from tiermem.trajectory.trajectories import Trajectories
@@ -43,7 +43,7 @@ class _Step(Struct, forbid_unknown_fields=True):
 
 
 class _Judgement(Struct, forbid_unknown_fields=True):
-    verdict: dict[str, Any]
+    verdict: Verdict
     at: float
 
 
@@ -92,7 +92,7 @@ def parse(line: bytes) -> Trajectory:
     """The trajectory of one line; `vector` is float32 again.
 
     Raises:
-        InvalidArgument, NotJson, CorruptionError: it tells none that could be.
+        InvalidArgument, NotJson: it tells none that could be.
     """
     try:
         # Objects of the line itself have no tag, so that untagging it whole untags the values in it.
@@ -110,7 +110,7 @@ def parse(line: bytes) -> Trajectory:
         told.reason,
         told.success,
         tuple(_step(told.id, step) for step in told.steps),
-        tuple(Judgement(read_verdict(one.verdict), one.at) for one in told.judgements),
+        tuple(Judgement(one.verdict, one.at) for one in told.judgements),
     )
     _check(trajectory)
     return trajectory
@@ -194,7 +194,7 @@ def read(trail: Trajectories, path: Path, progress: Progress | None) -> int:
         for place, line in enumerate(file, 1):
             try:
                 new += bool(line.strip()) and _add(trail, parse(line))
-            except (jsonform.NotJson, InvalidArgument) as exc:
+            except (jsonform.NotJson, InvalidArgument, EncodingError) as exc:
                 raise InvalidArgument(f"line {place}: {exc}") from exc
             done += len(line)
             if progress is not None:
