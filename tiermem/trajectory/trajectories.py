@@ -11,6 +11,7 @@ shows when its time has come, and not before.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tiermem.clock import to_epoch
@@ -22,7 +23,7 @@ from tiermem.trajectory.views import verdict_value, view, views
 
 if TYPE_CHECKING:
     from tiermem.engine.memory import Memory
-    from tiermem.types import Metadata, Moment, Record, Where
+    from tiermem.types import Metadata, Moment, Progress, Record, Where
 
 Found: TypeAlias = list[Trajectory]
 
@@ -172,6 +173,31 @@ class Trajectories:
             if (verdict is None or (trajectory.verdict is not None and trajectory.verdict.label == verdict))
             and (pending is None or any(step.pending for step in trajectory.steps) == pending)
         ]
+
+    def export_jsonl(
+        self, path: str | os.PathLike[str], *, as_of: Moment | None = None, progress: Progress | None = None
+    ) -> int:
+        """Write all trajectories, as they were known at `as_of` (default: now), one a line; how many.
+
+        A line holds every resolution and verdict known then, so that a store that imports it answers for every moment
+        up to `as_of` as this one does. `progress` is told (written, in all). The file appears when it is whole.
+        """
+        from tiermem.trajectory import jsonl
+
+        return jsonl.write(self, Path(path), self.present(as_of), progress)
+
+    def import_jsonl(self, path: str | os.PathLike[str], *, progress: Progress | None = None) -> int:
+        """Add what the lines of an export tell that is not there yet; how many trajectories were new or grew.
+
+        Ids stay, so that importing a file twice changes nothing. A line is added whole or not at all. `progress` is
+        told (bytes read, in all).
+
+        Raises:
+            InvalidArgument: a line is malformed, or contradicts what is there; its number is told. Lines before stand.
+        """
+        from tiermem.trajectory import jsonl
+
+        return jsonl.read(self, Path(path), progress)
 
     def present(self, as_of: Moment | None) -> float:
         """The moment a reader asks about: `as_of`, or now by the store's clock (epoch seconds)."""

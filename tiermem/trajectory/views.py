@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from tiermem.engine.memory import Memory
     from tiermem.types import Record
 
+EVER: Final = sys.float_info.max
+"""As of when everything shows that was ever told."""
 MANY: Final = 64
 """After as many trajectories, what is pending is committed before more are read: each reads two ranges, and every range
 looks through all that is pending."""
@@ -98,6 +101,12 @@ def views(
         found = view(mem, places, head, as_of)
         if found is not None:
             yield found
+
+
+def step_value(step: Step) -> dict[str, Any]:
+    """What a step's record holds: what was given of it."""
+    names = ("observation", "action", "predicted", "reward")
+    return {name: item for name in names if (item := getattr(step, name)) is not None}
 
 
 def read_verdict(value: Any) -> Verdict:
