@@ -41,7 +41,7 @@ ops = st.one_of(
     st.sampled_from([("settle",), ("consolidate",)]),
     st.tuples(st.just("restore"), number, number),
 )
-history = st.lists(st.tuples(st.sampled_from([0.0, 1.0, 10.0, 40.0]), ops), min_size=1, max_size=40)
+history = st.lists(st.tuples(st.sampled_from([0.0, 1.0, 10.0, 40.0]), ops), min_size=1, max_size=30)
 
 
 class World:
@@ -172,7 +172,7 @@ def check(told: Sequence[tuple[float, Op]], cuts: Sequence[float]) -> int:
 
 
 @given(history, st.lists(st.floats(0.0, 1.0), min_size=1, max_size=2))
-@settings(max_examples=25)
+@settings(max_examples=20)
 def test_what_is_known_as_of_a_time_is_what_was_told_by_then(told: Any, cuts: list[float]) -> None:
     check(told, cuts)
 
@@ -189,7 +189,7 @@ def test_histories_that_have_everything_in_them() -> None:
     rng = np.random.default_rng(7)
     seen: set[str] = set()
     lessons = 0
-    for _ in range(4):
+    for _ in range(2):
         told: list[tuple[float, Op]] = []
         for place in range(90):
             where = (int(rng.integers(0, 2)), int(rng.integers(0, 2)), "buy")
@@ -202,7 +202,7 @@ def test_histories_that_have_everything_in_them() -> None:
                 told.append((1.0, ("consolidate",)))
             if place % 40 == 39:
                 told.append((0.0, ("restore", int(rng.integers(0, 8)), 0)))
-        lessons += check(told, [0.2, 0.5, 0.95])
+        lessons += check(told, [0.4, 0.9])
         with world() as full:
             for wait, op in told:
                 full.clock.advance(wait)
@@ -211,7 +211,7 @@ def test_histories_that_have_everything_in_them() -> None:
                 for one in full.bank.history(lesson.id):
                     seen.update(word for word in one.reason.split()[:1] if word)
                     seen.update(["uses"] * bool(one.uses) + ["contradicted"] * bool(one.contradicts))
-    assert lessons > 20
+    assert lessons > 8
     assert {"distilled", "new", "contradicts", "weak:", "uses", "contradicted", "version"} <= seen
 
 
@@ -237,36 +237,39 @@ lesson_shapes = st.lists(
 )
 
 
-def consolidated(shapes: Sequence[Any]) -> tuple[list[Any], ReasoningBank]:
+def consolidated(shapes: Sequence[Any]) -> list[Any]:
     """The lessons that come of consolidating lessons of these shapes, told of in their order."""
     clock = tiermem.SimulatedClock(START)
     given_ = Given()
     with tempfile.TemporaryDirectory() as folder, tiermem.open(Path(folder) / "s", config=INLINE, clock=clock) as mem:
         bank = ReasoningBank(mem, distiller=given_, upkeep=UPKEEP)
+        trail = tiermem.Trajectories(mem)
+        runs = [trail.start("agent") for _ in range(31)]
+        for run in runs:
+            run.complete(success=True)
+        bank.learn(runs)
+        names = {run.id: place for place, run in enumerate(runs)}
         for kind, action, angle, evidence in shapes:
             vector = np.array([np.cos(angle), np.sin(angle)], np.float32)
-            found = tuple(Evidence(f"run {run:02d}", float(value), 1.0) for run, value in evidence)
-            # One at a time, and by no other's centre: distilling itself is to merge nothing here.
-            given_.situations = [Situation(kind, f"{action}", vector, found, 0.5, 0.01)]
-            bank.upkeep = tiermem.Upkeep(duplicate=1.0)
-            bank.distil()
-        bank.upkeep = UPKEEP
+            found = tuple(Evidence(runs[run].id, float(value), 1.0) for run, value in evidence)
+            given_.situations.append(Situation(kind, action, vector, found, 0.5, 0.01))
+        bank.distil()
         bank.consolidate()
         assert bank.consolidate() == [], "a second time changes nothing"
-        live = [
-            (one.kind, one.action, one.content, one.evidence, one.baseline, one.held, len(one.contradicts), one.vector)
-            for one in bank.lessons()
-        ]
-        return sorted(live, key=lambda one: one[:6]), bank
+        live = []
+        for one in bank.lessons():
+            evidence = [(names[part.trajectory], part.value, part.weight) for part in one.evidence]
+            live.append((one.kind, one.action, evidence, one.content, one.held, len(one.contradicts), one.vector))
+        return sorted(live, key=lambda one: one[:-1])
 
 
 @given(lesson_shapes, st.randoms(use_true_random=False))
 @settings(max_examples=25)
 def test_consolidation_is_idempotent_and_independent_of_the_order_of_lessons(shapes: Any, random: Any) -> None:
-    one, _ = consolidated(shapes)
+    one = consolidated(shapes)
     shuffled = list(shapes)
     random.shuffle(shuffled)
-    other, _ = consolidated(shuffled)
+    other = consolidated(shuffled)
     assert [lesson[:-1] for lesson in one] == [lesson[:-1] for lesson in other]
     for left, right in zip(one, other, strict=True):
         np.testing.assert_allclose(left[-1], right[-1], atol=1e-6)

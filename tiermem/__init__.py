@@ -48,19 +48,31 @@ from tiermem.types import UNSET, Change, Guard, Hit, Item, Record
 
 if TYPE_CHECKING:
     from tiermem.engine.aio import AsyncMemory, open_async
+    from tiermem.reasoning._consolidation import Upkeep
+    from tiermem.reasoning._ranking import Ranking
+    from tiermem.reasoning.bank import ReasoningBank
+    from tiermem.reasoning.distill import Distiller
+    from tiermem.reasoning.lesson import Lesson, LessonHit
     from tiermem.reports import CheckReport, Stats
     from tiermem.trajectory.trajectories import Trajectories
     from tiermem.trajectory.types import Step, Trajectory, Verdict
+
 
 __version__ = "0.1.0"
 
 _LATER = {
     "AsyncMemory": "tiermem.engine.aio",
     "CheckReport": "tiermem.reports",
+    "Distiller": "tiermem.reasoning.distill",
+    "Lesson": "tiermem.reasoning.lesson",
+    "LessonHit": "tiermem.reasoning.lesson",
+    "Ranking": "tiermem.reasoning._ranking",
+    "ReasoningBank": "tiermem.reasoning.bank",
     "Stats": "tiermem.reports",
     "Step": "tiermem.trajectory.types",
     "Trajectories": "tiermem.trajectory.trajectories",
     "Trajectory": "tiermem.trajectory.types",
+    "Upkeep": "tiermem.reasoning._consolidation",
     "Verdict": "tiermem.trajectory.types",
     "open_async": "tiermem.engine.aio",
 }
@@ -96,6 +108,7 @@ __all__ = [
     "Cursor",
     "CursorExpired",
     "DimensionMismatch",
+    "Distiller",
     "EmbedderMismatch",
     "EncodingError",
     "FilterError",
@@ -111,11 +124,15 @@ __all__ = [
     "InvalidVector",
     "Item",
     "LeaseLost",
+    "Lesson",
+    "LessonHit",
     "LockTimeout",
     "Memory",
     "MissingExtra",
     "Namespace",
+    "Ranking",
     "ReadOnlyError",
+    "ReasoningBank",
     "Record",
     "RecordNotFound",
     "SimulatedClock",
@@ -128,6 +145,7 @@ __all__ = [
     "TimeDomainMismatch",
     "Trajectories",
     "Trajectory",
+    "Upkeep",
     "VectorConfig",
     "Verdict",
     "VersionConflict",

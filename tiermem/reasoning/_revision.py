@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from msgspec.structs import replace
 
+from tiermem.errors import InvalidArgument
 from tiermem.reasoning._ledger import Admission, Version, Written
 from tiermem.reasoning._words import Write, worded
 from tiermem.reasoning.cluster import unit_rows
@@ -35,7 +36,14 @@ def revised(
     A lesson takes on the evidence of the situation nearest to it, of the same action and within `duplicate`, whatever
     that says. A situation with a kind makes a lesson, unless a live one of its kind is there; one that was retired
     lives again if there is new evidence.
+
+    Raises:
+        InvalidArgument: there is evidence of a trajectory that was not judged, or out of its range.
     """
+    for situation in situations:
+        for told in situation.evidence:
+            if told.trajectory not in admissions or not (0.0 <= told.value <= 1.0 and 0.0 < told.weight <= 1.0):
+                raise InvalidArgument(f"evidence is of a trajectory that was learned, and in [0, 1]: {told!r}")
     heirs: dict[int, list[Written]] = {}
     for one, place in _nearest(situations, [one for one in known if one.version.status != "merged"], duplicate):
         heirs.setdefault(place, []).append(one)
@@ -159,5 +167,5 @@ def _note(repeated: str | None) -> str:
 
 def sources(evidence: Sequence[Evidence], admissions: dict[str, Admission]) -> tuple[list[str], list[str]]:
     """The agents and the tasks whose runs the evidence comes from."""
-    runs = [admissions[one.trajectory] for one in evidence if one.trajectory in admissions]
+    runs = [admissions[one.trajectory] for one in evidence]
     return sorted({run.agent for run in runs}), sorted({run.task for run in runs})

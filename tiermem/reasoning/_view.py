@@ -154,10 +154,12 @@ class View:
         return id_ in self.current and self.current[id_].version.status == "live"
 
     def _effect(self, evidence: tuple[Evidence, ...], uses: tuple[Evidence, ...]) -> Effect | None:
+        if not uses:
+            return None
         used = {one.trajectory for one in uses}
         outcomes = [self.outcomes[one.trajectory][1].value for one in evidence if one.trajectory not in used]
         unused = [value for value in outcomes if value is not None]
-        if not used or not unused:
+        if not unused:
             return None
         return Effect(Sample.of([one.value for one in uses]), Sample.of(unused))
 
