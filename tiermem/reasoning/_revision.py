@@ -9,7 +9,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from tiermem.errors import InvalidArgument
-from tiermem.reasoning._ledger import Admission, Version, Written
+from tiermem.reasoning._ledger import Admission, Version, Written, union
 from tiermem.reasoning._words import Write, worded
 from tiermem.reasoning.cluster import unit_rows
 from tiermem.reasoning.distill import Kind, Situation
@@ -33,9 +33,9 @@ def revised(
 ) -> list[Written]:
     """The versions to be written.
 
-    A lesson takes on the evidence of the situation nearest to it, of the same action and within `duplicate`, whatever
-    that says. A situation with a kind makes a lesson, unless a live one of its kind is there; one that was retired
-    lives again if there is new evidence.
+    A live lesson takes on the evidence of the situations of its action within `duplicate`, whatever that says. A
+    situation with a kind makes a lesson, unless one of its kind is among these; one that was retired then lives again
+    if there is new evidence, unless a live one is there.
 
     Raises:
         InvalidArgument: there is evidence of a trajectory that was not judged, or out of its range.
@@ -44,36 +44,36 @@ def revised(
         for told in situation.evidence:
             if told.trajectory not in admissions or not (0.0 <= told.value <= 1.0 and 0.0 < told.weight <= 1.0):
                 raise InvalidArgument(f"evidence is of a trajectory that was learned, and in [0, 1]: {told!r}")
-    heirs: dict[int, list[Written]] = {}
-    for one, place in _nearest(situations, [one for one in known if one.version.status != "merged"], duplicate):
-        heirs.setdefault(place, []).append(one)
     texts = [one.version for one in known]
     found: list[Written] = []
-    made = 0
-    for place, situation in enumerate(situations):
-        alike = [one for one in heirs.get(place, []) if one.version.kind == situation.kind]
-        alive = [one for one in alike if one.version.status == "live"]
-        changing = [one for one in heirs.get(place, []) if one.version.status == "live"]
-        if situation.kind is not None and not alive:
-            if alike:
-                changing.append(alike[0])
-            else:
-                found.append(_new(situation, situation.kind, next_id(made), write, texts, admissions))
-                texts.append(found[-1].version)
-                made += 1
-        changed = [_confirmed(one, situation, write, texts, admissions) for one in changing]
-        found += [one for one in changed if one is not None]
+    taken: set[int] = set()
+    for one, near in _near(situations, [one for one in known if one.version.status != "merged"], duplicate):
+        alike = {place for place in near if situations[place].kind == one.version.kind}
+        if one.version.status == "retired" and not alike - taken:
+            continue
+        taken |= alike
+        changed = _confirmed(one, [situations[place] for place in near], write, texts, admissions)
+        if changed is not None:
+            found.append(changed)
+    new = [
+        (situation, situation.kind)
+        for place, situation in enumerate(situations)
+        if situation.kind is not None and place not in taken
+    ]
+    for place, (situation, kind) in enumerate(new):
+        found.append(_new(situation, kind, next_id(place), write, texts, admissions))
+        texts.append(found[-1].version)
     return found
 
 
-def _nearest(
+def _near(
     situations: Sequence[Situation], lessons: Sequence[Written], duplicate: float
-) -> list[tuple[Written, int]]:
-    """Lessons with the number of the situation nearest to each, the most similar first."""
+) -> list[tuple[Written, list[int]]]:
+    """Lessons with the numbers of the situations near each, nearest first; the live ones, then the most similar."""
     groups: dict[tuple[str, int], list[int]] = {}
     for place, situation in enumerate(situations):
         groups.setdefault((situation.action, len(situation.vector)), []).append(place)
-    found: list[tuple[float, str, Written, int]] = []
+    found: list[tuple[bool, float, str, Written, list[int]]] = []
     for (action, dimension), places in groups.items():
         held = [one for one in lessons if one.version.action == action and len(one.vector) == dimension]
         if not held:
@@ -82,9 +82,11 @@ def _nearest(
             _stacked([one.vector for one in held]) @ unit_rows(_stacked([situations[at].vector for at in places])).T
         )
         for one, row in zip(held, scores, strict=True):
-            if (score := float(row.max())) >= duplicate:
-                found.append((-score, one.version.lesson, one, places[int(row.argmax())]))
-    return [(one, place) for _, _, one, place in sorted(found, key=lambda item: item[:2])]
+            near = [int(place) for place in np.argsort(-row, kind="stable") if row[place] >= duplicate]
+            if near:
+                rank = (one.version.status != "live", -float(row[near[0]]), one.version.lesson)
+                found.append((*rank, one, [places[place] for place in near]))
+    return [(one, near) for *_, one, near in sorted(found, key=lambda item: item[:3])]
 
 
 def _stacked(vectors: Sequence[FloatArray]) -> FloatArray:
@@ -121,24 +123,30 @@ def _new(
 
 
 def _confirmed(
-    one: Written, situation: Situation, write: Write, texts: Sequence[Version], admissions: dict[str, Admission]
+    one: Written,
+    situations: Sequence[Situation],
+    write: Write,
+    texts: Sequence[Version],
+    admissions: dict[str, Admission],
 ) -> Written | None:
-    """A lesson with the evidence of a situation added, which replaces that of the same run; None: all was known."""
+    """A lesson with the evidence of situations, nearest first; it replaces that of the same runs. None: nothing new."""
     old = one.version
-    newer = {evidence.trajectory: evidence for evidence in situation.evidence}
-    evidence = sorted({**{known.trajectory: known for known in old.evidence}, **newer}.values())
+    newer = {part.trajectory: part for part in union(situation.evidence for situation in situations)}
+    evidence = sorted({**{part.trajectory: part for part in old.evidence}, **newer}.values())
     if evidence == old.evidence:
         return None
     agents, tasks = sources(evidence, admissions)
+    baseline = situations[0].baseline
+    seen = [situation.observation for situation in situations if situation.kind == old.kind]
     version = replace(
         old,
         number=old.number + 1,
         status="live",
         reason="new evidence" if old.status == "live" else "found again",
         evidence=evidence,
-        baseline=situation.baseline,
-        p_value=surprise(evidence, situation.baseline),
-        observation=situation.observation if situation.kind == old.kind else old.observation,
+        baseline=baseline,
+        p_value=surprise(evidence, baseline),
+        observation=seen[0] if seen else old.observation,
         agents=agents,
         tasks=tasks,
     )

@@ -92,7 +92,7 @@ class ReasoningBank:
         Raises:
             RecordNotFound: there is no such trajectory. InvalidArgument: the bank has changed since `as_of`.
         """
-        ids = _ids(trajectories)
+        ids = list(dict.fromkeys(map(check_id, _several(trajectories))))
 
         def build(view: View, at: float) -> Draft:
             runs = [self._run(id_, at) for id_ in ids]
@@ -127,8 +127,7 @@ class ReasoningBank:
         Raises:
             RecordNotFound: no such lesson or trajectory. InvalidArgument: the bank has changed since `as_of`.
         """
-        several = [lessons] if isinstance(lessons, str | Lesson | LessonHit) else list(lessons)
-        ids = list(dict.fromkeys(_lesson_id(one) for one in several))
+        ids = list(dict.fromkeys(map(_lesson_id, _several(lessons))))
         run = check_id(trajectory)
 
         def build(view: View, at: float) -> Draft:
@@ -355,9 +354,9 @@ def _draft(op: Op, at: float, versions: Sequence[Written]) -> Draft:
     return Draft(Entry(op, at, versions=names), list(versions), [lesson for lesson, _ in names])
 
 
-def _ids(trajectories: str | Trajectory | Run | Iterable[str | Trajectory | Run]) -> list[str]:
-    several = [trajectories] if isinstance(trajectories, str | Trajectory | Run) else trajectories
-    return list(dict.fromkeys(check_id(one) for one in several))
+def _several(given: object) -> Iterable[object]:
+    """One thing, or many; what is neither is found out by whoever looks at it."""
+    return given if isinstance(given, Iterable) and not isinstance(given, str | LessonHit) else [given]
 
 
 def _lesson_id(lesson: object) -> str:
