@@ -17,7 +17,6 @@ import tiermem
 from tiermem import InvalidArgument, SimulatedClock, Step, Trajectories, Trajectory
 from tiermem.reasoning.posterior import Beta, wilson
 from tiermem.reasoning.verdict import (
-    LABELS,
     Ask,
     Bands,
     DirectionHit,
@@ -28,6 +27,7 @@ from tiermem.reasoning.verdict import (
     Threshold,
     question,
 )
+from tiermem.trajectory.types import LABELS
 
 ID = "c059000000000000-660ce28229d6e0549912c36"
 PREDICTION_JUDGES: tuple[Judge, ...] = (RelativeError(), RelativeError(scale=0.5), Threshold(0.5), DirectionHit())
