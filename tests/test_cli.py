@@ -42,7 +42,7 @@ COMMANDS = (
         "put",
         "delete",
     ),
-    *("scan", "latest", "search", "changes", "export", "import"),
+    *("scan", "latest", "search", "changes", "trajectories", "export", "import"),
 )
 
 
@@ -158,6 +158,11 @@ def test_importing_is_light(run_python: Callable[..., subprocess.CompletedProces
         ("put", "STORE", NS, "k", "1", "--vector", "[1, 2, 3]"),
         ("put", "STORE", NS, "k", "1", "--now", "0"),
         ("changes", "STORE", "--after", "-1"),
+        ("trajectories", "STORE", "--show", "AIG"),
+        ("trajectories", "STORE", "--verdict", "good"),
+        ("trajectories", "STORE", "--as-of", "soon"),
+        ("trajectories", "STORE", "--limit", "0"),
+        ("trajectories", "STORE", "--namespace", "a//b"),
         ("changes", "STORE", "--wait", "-1"),
         ("backup", "STORE", "STORE"),
         ("import", "STORE", "STORE/nothing"),
@@ -192,6 +197,7 @@ def test_a_mistake_is_told_in_one_line(cli: Cli, store: Path, argv: tuple[str, .
         ("latest", "P", NS),
         ("search", "P", NS, "--text", "x"),
         ("changes", "P"),
+        ("trajectories", "P"),
         ("export", "P"),
     ],
     ids=lambda argv: argv[0],

@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 
 import tiermem
 from tiermem import InvalidArgument, RecordNotFound, SimulatedClock, Trajectories, Trajectory, Verdict
+from tiermem.cli import main
 from tiermem.codec import jsonform
 from tiermem.reasoning.verdict import RelativeError
 from tiermem.trajectory import run as run_module
@@ -152,6 +153,11 @@ def test_what_is_asked_for_is_what_is_listed(trail: Trajectories, clock: Simulat
     assert numbers(where={"n": {"$gte": 97}}) == [97, 98, 99]
     assert numbers(where={"n": {"$gte": 97}}, agent="agent-1") == [97]
     assert numbers(as_of=109.5) == list(range(10))
+    assert numbers(limit=3) == [0, 1, 2]
+    assert numbers(limit=0) == []
+    assert numbers(limit=3, reverse=True) == [99, 98, 97]
+    assert numbers(reverse=True, since=150.0, until=160.0, as_of=155.0, pending=True) == [52]
+    assert numbers(limit=2, reverse=True, verdict="incorrect", as_of=196.0) == [96, 89]
 
 
 # ----------------------------------------------------------------------------------------------------- what is refused
@@ -207,6 +213,7 @@ def test_times_that_fall_are_refused_and_change_nothing(trail: Trajectories, clo
         (lambda trail, run, step: trail.get(run, as_of="now"), InvalidArgument),
         (lambda trail, run, step: trail.resume("0" * 16 + "-" + "0" * 23), RecordNotFound),
         (lambda trail, run, step: trail.list(where={"x": {"$no": 1}}), tiermem.FilterError),
+        (lambda trail, run, step: trail.list(limit=-1), InvalidArgument),
         (lambda trail, run, step: Trajectories(trail.mem, "a//b"), tiermem.InvalidNamespace),
         (lambda trail, run, step: Trajectories(trail.mem, "a" * 252), tiermem.InvalidNamespace),
     ],
@@ -366,7 +373,7 @@ def nameless(trajectories: list[Trajectory]) -> list[str]:
 def answers(trail: Trajectories, as_of: float | None) -> list[list[str]]:
     """What every reader says."""
     asked: list[dict[str, Any]] = [{}, {"agent": "agent-1"}, {"pending": True}, {"verdict": "correct"}]
-    asked += [{"since": 3.0, "until": 9.0}, {"task": "task-0", "pending": False}]
+    asked += [{"since": 3.0, "until": 9.0}, {"task": "task-0", "pending": False}, {"limit": 2, "reverse": True}]
     found = [nameless(trail.list(**arguments, as_of=as_of)) for arguments in asked]
     ids = [one.id for one in trail.list(as_of=as_of)]
     return [*found, nameless([one for id_ in ids if (one := trail.get(id_, as_of=as_of)) is not None])]
@@ -622,6 +629,82 @@ def test_a_replay_needs_a_clock_that_can_be_set(trail: Trajectories, clock: Simu
     with tiermem.open(tmp_path / "real") as mem, pytest.raises(InvalidArgument, match="SimulatedClock"):
         replay(Trajectories(mem), recorded, lambda run, step: Decision())
     assert replay(trail, [], lambda run, step: Decision()) == []
+
+
+# -------------------------------------------------------------------------------------------------------- command line
+
+
+@pytest.fixture
+def command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    def call(*arguments: object) -> tuple[int, str]:
+        capsys.readouterr()
+        code = main(["trajectories", str(tmp_path / "store"), *map(str, arguments)])
+        return code, capsys.readouterr().out
+
+    return call
+
+
+def test_the_command_lists_runs_and_shows_one(
+    trail: Trajectories, clock: SimulatedClock, command: Callable[..., tuple[int, str]]
+) -> None:
+    run = full_example(trail)
+    clock.advance(10)
+    other = trail.start("agent-8", "IBM")
+    other.step(predicted=1.0, reward=-2.5)
+    other.abandon("too late\x1b[2J")
+    trail.mem.close()
+    code, out = command()
+    assert code == 0
+    assert out.index(other.id) < out.index(run.id), "the last first"
+    assert "very_wrong 0/1" in out
+    assert "failure" in out
+    assert "-2.5" in out
+    code, out = command("--show", run.id)
+    assert code == 0
+    assert "Infinity" in out or "inf" in out
+    assert "(corrected 1 times)" in out
+    assert "very_wrong" in out
+    code, out = command("--show", other.id)
+    assert code == 0
+    assert "pending" in out
+    assert "too late" in out
+    assert "\x1b" not in out
+    assert command("--show", "0" * 16 + "-" + "0" * 23) == (1, "")
+
+
+def test_the_command_speaks_json(
+    trail: Trajectories, clock: SimulatedClock, command: Callable[..., tuple[int, str]]
+) -> None:
+    run = full_example(trail)
+    clock.advance(10)
+    other = trail.start("agent-8", "IBM")
+    other.step(predicted=1.0)
+    whole = texts([read(trail, run)])[0]
+    trail.mem.close()
+
+    def ids(*arguments: object) -> list[str]:
+        code, out = command("--json", *arguments)
+        assert code == 0
+        return [json.loads(line)["id"] for line in out.splitlines()]
+
+    assert ids() == [other.id, run.id]
+    assert ids("--oldest", "--limit", 1) == [run.id]
+    assert ids("--agent", "agent-8") == ids("--task", "IBM") == ids("--pending") == ids("--since", 110) == [other.id]
+    assert ids("--verdict", "very_wrong") == ids("--until", 110) == ids("--as-of", 109) == [run.id]
+    assert ids("--where", '{"tags": {"$contains": "b"}}') == [run.id]
+    assert ids("--namespace", "elsewhere") == []
+    code, out = command("--json", "--show", run.id)
+    assert (code, out.strip()) == (0, whole)
+
+
+def test_a_table_of_many_runs_says_that_there_are_more(
+    trail: Trajectories, command: Callable[..., tuple[int, str]]
+) -> None:
+    for _ in range(51):
+        trail.start("a")
+    trail.mem.close()
+    assert "--limit N shows more" in command()[1]
+    assert "--limit N shows more" not in command("--limit", 51)[1]
 
 
 # ---------------------------------------------------------------------------------------------- threads and processes

@@ -39,7 +39,10 @@ def wilson(hits: float, trials: float, z: float = Z95) -> Interval:
     share, room = hits / trials, z * z / trials
     centre = share + room / 2
     half = z * math.sqrt(share * (1 - share) / trials + room / (4 * trials))
-    return Interval(max(0.0, (centre - half) / (1 + room)), min(1.0, (centre + half) / (1 + room)))
+    # At the ends the root cancels the centre, but for the last digit.
+    low = (centre - half) / (1 + room) if hits else 0.0
+    high = (centre + half) / (1 + room) if hits < trials else 1.0
+    return Interval(low, high)
 
 
 class Beta(NamedTuple):

@@ -16,15 +16,13 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Protocol
 
 from tiermem.codec import jsonform
 from tiermem.errors import InvalidArgument
 from tiermem.reasoning.posterior import Beta, wilson
 from tiermem.trajectory.layout import number
-from tiermem.trajectory.types import Label, Step, StepVerdict, Trajectory, Verdict
-
-LABELS: Final[tuple[Label, ...]] = ("correct", "incorrect", "very_wrong", "insufficient")
+from tiermem.trajectory.types import LABELS, Label, Step, StepVerdict, Trajectory, Verdict
 
 Measured = tuple[Step, float]
 """A step and its error."""

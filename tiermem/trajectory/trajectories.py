@@ -11,6 +11,7 @@ shows when its time has come, and not before.
 from __future__ import annotations
 
 import os
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -146,33 +147,41 @@ class Trajectories:
         pending: bool | None = None,
         where: Where | None = None,
         as_of: Moment | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
     ) -> Found:
         """Trajectories with their steps, by the time of their start, as they were known at `as_of` (default: now).
 
         since, until: begun in [since, until); costs what lies in between. verdict: only those whose latest verdict has
         this label. pending: only those with (True) or without (False) a step whose outcome is still to come. where: a
-        filter on the metadata given at the start.
+        filter on the metadata given at the start. limit: at most as many. reverse: the last to begin come first.
 
         Raises:
             FilterError, InvalidArgument.
         """
         moment = self.present(as_of)
-        chosen = [{"agent": agent}] if agent is not None else []
-        chosen += [{"task": task}] if task is not None else []
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
+            raise InvalidArgument(f"limit is an int ≥ 0, not {limit!r}")
+        conditions: list[Where] = [
+            {name: item} for name, item in (("agent", agent), ("task", task)) if item is not None
+        ]
+        conditions += [] if where is None else [where]
         found = views(
             self.mem,
             self.places,
             moment,
-            {"$and": [*chosen, *([where] if where is not None else [])]} if chosen or where is not None else None,
+            {"$and": conditions} if conditions else None,
             None if since is None else to_epoch(since),
             None if until is None else to_epoch(until),
+            reverse=reverse,
         )
-        return [
+        chosen = (
             trajectory
             for trajectory in found
             if (verdict is None or (trajectory.verdict is not None and trajectory.verdict.label == verdict))
             and (pending is None or any(step.pending for step in trajectory.steps) == pending)
-        ]
+        )
+        return [*islice(chosen, limit)]
 
     def export_jsonl(
         self, path: str | os.PathLike[str], *, as_of: Moment | None = None, progress: Progress | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias, get_args
 
 from msgspec import Struct
 
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 State: TypeAlias = Literal["running", "completed", "abandoned"]
 Label: TypeAlias = Literal["correct", "incorrect", "very_wrong", "insufficient"]
+LABELS: Final[tuple[Label, ...]] = get_args(Label)
 
 
 class Outcome(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
@@ -89,12 +90,18 @@ def views(
     where: dict[str, Any] | None = None,
     since: float | None = None,
     until: float | None = None,
+    *,
+    reverse: bool = False,
 ) -> Iterator[Trajectory]:
-    """Those begun in [since, until) whose metadata match, by the time of their start, as they were known at `as_of`."""
-    start = None if since is None else bound(since)
-    for number, head in enumerate(mem.scan(places.heads, start=start, where=where)):
-        # Keys sort by time, so that a range of time costs what it lets through.
-        if head.at > as_of or (until is not None and head.at >= until):
+    """Those begun in [since, until) whose metadata match, as they were known at `as_of`.
+
+    By the time of their start, or against it. Costs what lies in that range of time.
+    """
+    low = -math.inf if since is None else since
+    high = min(math.inf if until is None else until, math.nextafter(as_of, math.inf))
+    start = bound(high if reverse else low)
+    for number, head in enumerate(mem.scan(places.heads, start=start, where=where, reverse=reverse)):
+        if not low <= head.at < high:
             return
         if number == MANY:
             mem.flush()
