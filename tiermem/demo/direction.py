@@ -22,13 +22,15 @@ from typing import Any, Final, NamedTuple
 
 import tiermem
 from tiermem.demo.market import Book, TickFile
+from tiermem.reasoning.distill import Distils
 from tiermem.reasoning.verdict import DirectionHit
 from tiermem.trajectory.run import Run
 
 EXCERPT: Final = Path(__file__).parent / "data" / "aig_20131009_quote_tick_excerpt.zip"
 AHEAD: Final = 2.0
 """Seconds a prediction looks ahead, at least. One ends before the next begins, so that no two of them share a move."""
-CONFIDENCE: Final = 0.95
+DISTILLER: Final = tiermem.Distiller(discount=0.0, similarity=0.8)
+"""A prediction is answerable for its own outcome only."""
 TICK: Final = 100.0
 """A cent, in the unit of prices: what moves are measured in."""
 QUIET: Final = 0.25
@@ -141,12 +143,12 @@ class _Prediction(NamedTuple):
 class Agent:
     """One agent's day in a store: predictions that are resolved by the clock, lessons, and what they are worth."""
 
-    def __init__(self, mem: tiermem.Memory, clock: tiermem.SimulatedClock, *, ahead: float, confidence: float) -> None:
-        """ahead: seconds a prediction looks ahead, at least. confidence: that no lesson is due to chance."""
+    def __init__(self, mem: tiermem.Memory, clock: tiermem.SimulatedClock, *, ahead: float, distiller: Distils) -> None:
+        """ahead: seconds a prediction looks ahead, at least. distiller: what finds lessons."""
         self.bank = tiermem.ReasoningBank(
             mem,
             judge=DirectionHit(),
-            distiller=tiermem.Distiller(discount=0.0, similarity=0.8, confidence=confidence),
+            distiller=distiller,
             ranking=tiermem.Ranking(half_life=6 * 3600.0, diversity=1.0),
         )
         self._clock, self._ahead = clock, ahead
@@ -226,12 +228,12 @@ def shuffled_after(day: Sequence[Moment], moment: float, *, seed: int = 0) -> li
 
 
 def replay(
-    day: Sequence[Moment], path: Path, *, split: float, ahead: float = AHEAD, confidence: float = CONFIDENCE
+    day: Sequence[Moment], path: Path, *, split: float, ahead: float = AHEAD, distiller: Distils = DISTILLER
 ) -> tuple[Result, list[Advice]]:
     """A day in a new store at `path`; and the advice anew, recalled from the full store as of each of its moments."""
     clock = tiermem.SimulatedClock(day[0].at)
     with tiermem.open(path, clock=clock) as mem:
-        agent = Agent(mem, clock, ahead=ahead, confidence=confidence)
+        agent = Agent(mem, clock, ahead=ahead, distiller=distiller)
         result = agent.live(day, split=split)
         again = [
             one._replace(recalled=tuple((hit.lesson.id, hit.score) for hit in agent.recall(one, as_of=one.at)))
@@ -245,17 +247,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--ticks", type=Path, default=EXCERPT, metavar="FILE", help="a zip of quotes (an excerpt)")
     parser.add_argument("--split", type=float, default=0.5, help="how much of the day comes before the lessons (0.5)")
     parser.add_argument("--ahead", type=float, default=AHEAD, help=f"seconds to look ahead ({AHEAD:g})")
-    parser.add_argument(
-        "--confidence", type=float, default=CONFIDENCE, help=f"that no lesson is due to chance ({CONFIDENCE})"
-    )
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(argv)
     day = moments(TickFile(options.ticks))
     split = day[int(options.split * (len(day) - 1))].at
     with tempfile.TemporaryDirectory() as folder:
-        result, again = replay(
-            day, Path(folder) / "day", split=split, ahead=options.ahead, confidence=options.confidence
-        )
+        result, again = replay(day, Path(folder) / "day", split=split, ahead=options.ahead)
     found = {**result.report(), "recalled_as_of_then_is_the_same": again == result.advice}
     if options.json:
         print(json.dumps(found))
