@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import tiermem
-from tiermem.cli import records, trajectories, transfer, upkeep
+from tiermem.cli import lessons, records, trajectories, transfer, upkeep
 from tiermem.cli.outcome import MISTAKE
 from tiermem.codec import jsonform
 from tiermem.trajectory.types import LABELS
@@ -71,6 +71,7 @@ def make_parser() -> ArgumentParser:
     _add_whole_store(command)
     _add_records(command)
     _add_trajectories(command)
+    _add_lessons(command)
     _add_transfer(command)
     return parser
 
@@ -170,6 +171,15 @@ def _add_trajectories(command: Callable[..., ArgumentParser]) -> None:
     runs.add_argument("--as-of", type=moment, metavar="TIME", help="as they were known then")
     runs.add_argument("--limit", type=count, metavar="N", help=f"at most N (a table: {trajectories.SHOWN})")
     runs.add_argument("--oldest", action="store_true", help="the first to begin come first")
+
+
+def _add_lessons(command: Callable[..., ArgumentParser]) -> None:
+    taught = command("lessons", lessons.lessons, "list what a reasoning bank has learned, or the history of a lesson")
+    taught.add_argument("--show", metavar="ID", help="every version of this one; 1 if there is none")
+    taught.add_argument("--namespace", default="lessons", metavar="NAMESPACE", help="where the bank is (lessons)")
+    taught.add_argument("--every", action="store_true", help="those that were merged or retired, too")
+    taught.add_argument("--where", type=json_filter, metavar="JSON", help='filter: \'{"kind": "failure"}\'')
+    taught.add_argument("--as-of", type=moment, metavar="TIME", help="as they were known then")
 
 
 def _add_transfer(command: Callable[..., ArgumentParser]) -> None:
