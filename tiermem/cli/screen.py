@@ -61,7 +61,7 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(printable(title)), title_justify="left", caption=Text(note) if note else None)
+    table = Table(title=Text(printable(title)), title_justify="left", caption=Text(printable(note)) if note else None)
     for name in columns:
         right = name.endswith("#")
         table.add_column(name.rstrip("#"), justify="right" if right else "left", overflow="fold", no_wrap=right)
