@@ -10,11 +10,11 @@ a bank answers is a function of such a beginning. That is why `as_of` cannot see
 
 from __future__ import annotations
 
+import threading
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
-import msgspec
 from msgspec import Struct
 
 from tiermem.clock import to_epoch
@@ -109,13 +109,16 @@ class Ledger:
         self._next = LogKey(0)
         self.entries: list[Entry] = []
         self._times: list[float] = []
+        self._lock = threading.Lock()
 
-    def refresh(self) -> None:
-        """Read what was written since, by any process."""
-        while (entry := self._log.get(self._next)) is not None:
-            self.entries.append(entry)
-            self._times.append(entry.known_at)
-            self._next = LogKey(len(self.entries))
+    def refresh(self) -> int:
+        """Read what was written since, by any process; how many entries there are."""
+        with self._lock:
+            while (entry := self._log.get(self._next)) is not None:
+                self.entries.append(entry)
+                self._times.append(entry.known_at)
+                self._next = LogKey(len(self.entries))
+            return len(self.entries)
 
     def known(self, moment: Moment | None) -> tuple[float, int]:
         """`moment` (None: the store's present) in epoch seconds, and how many entries were known then."""
@@ -132,17 +135,18 @@ class Ledger:
             found = self._written[lesson, number] = Written(record.value, record.vector)
         return found
 
-    def append(self, moment: Moment | None, build: Callable[[float], Draft]) -> Any:
-        """Write the entry that `build` makes for the time it becomes known; what the draft answers.
+    def append(self, moment: Moment | None, build: Callable[[float, int], Draft]) -> Any:
+        """Write the entry that `build` makes, given when it becomes known and its number; what the draft answers.
 
-        `build` is called again where another process was faster. An entry that says nothing is not written.
+        It is made of the entries before that number; where somebody else was faster, `build` is called again. An entry
+        that says nothing is not written.
 
         Raises:
             InvalidArgument: `moment` lies before the last entry, where nothing may be changed any more.
         """
         while True:
-            self.refresh()
-            last = self._times[-1] if self._times else None
+            count = self.refresh()
+            last = self._times[count - 1] if count else None
             if moment is None:
                 now = self._mem.clock.now()
                 at = now if last is None else max(now, last)
@@ -150,13 +154,13 @@ class Ledger:
                 at = to_epoch(moment)
                 if last is not None and at < last:
                     raise InvalidArgument(f"the bank has changed at {last}; what it knew at {at} stays as it was")
-            draft = build(at)
+            draft = build(at, count)
             entry = draft.entry
             if not (entry.admitted or entry.queued or entry.uses or entry.versions):
                 return draft.answer
             try:
                 with self._mem.batch() as batch:
-                    batch.put(self._log.name, self._next, msgspec.to_builtins(entry), at=at, if_version=0)
+                    batch.put(self._log.name, LogKey(count), entry, at=at, if_version=0)
                     for version, vector in draft.versions:
                         batch.put(
                             self._lessons,
@@ -168,12 +172,12 @@ class Ledger:
                         )
             except VersionConflict:
                 continue
-            self.refresh()
             return draft.answer
 
-    def next_id(self, place: int) -> str:
-        """The id of the lesson that the next entry makes, the `place`-th of it."""
-        return f"{len(self.entries):08d}-{place:04d}"
+
+def lesson_id(entry: int, place: int) -> str:
+    """The id of the `place`-th lesson that entry number `entry` makes; ids sort by age."""
+    return f"{entry:08d}-{place:04d}"
 
 
 def version_key(lesson: str, number: int) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from msgspec.structs import replace
 
 from tiermem.errors import InvalidArgument
-from tiermem.reasoning._ledger import Admission, Version, Written, union
+from tiermem.reasoning._ledger import Admission, Version, Written, lesson_id, union
 from tiermem.reasoning._words import Write, worded
 from tiermem.reasoning.cluster import unit_rows
 from tiermem.reasoning.distill import Kind, Situation
@@ -18,9 +18,6 @@ from tiermem.reasoning.inference import Evidence, surprise
 if TYPE_CHECKING:
     from tiermem.types import FloatArray
 
-Sources = Callable[[Sequence[Evidence]], tuple[list[str], list[str]]]
-"""The agents and the tasks that evidence comes from."""
-
 
 def revised(
     situations: Sequence[Situation],
@@ -28,10 +25,10 @@ def revised(
     duplicate: float,
     *,
     write: Write,
-    next_id: Callable[[int], str],
+    entry: int,
     admissions: dict[str, Admission],
 ) -> list[Written]:
-    """The versions to be written.
+    """The versions to be written by entry number `entry`.
 
     A live lesson takes on the evidence of the situations of its action within `duplicate`, whatever that says. A
     situation with a kind makes a lesson, unless one of its kind is among these; one that was retired then lives again
@@ -61,7 +58,7 @@ def revised(
         if situation.kind is not None and place not in taken
     ]
     for place, (situation, kind) in enumerate(new):
-        found.append(_new(situation, kind, next_id(place), write, texts, admissions))
+        found.append(_new(situation, kind, lesson_id(entry, place), write, texts, admissions))
         texts.append(found[-1].version)
     return found
 

@@ -107,7 +107,7 @@ class View:
 
     def confirmed_at(self, version: Version, uses: tuple[Evidence, ...]) -> float:
         """When the newest evidence of a version became known, or the newest use, or its restoration."""
-        times = [self.outcomes[one.trajectory][0] for one in version.evidence if one.trajectory in self.outcomes]
+        times = [self.outcomes[one.trajectory][0] for one in version.evidence]
         since = self.used_by(version)
         times += [max(since[one.trajectory], self.outcomes[one.trajectory][0]) for one in uses]
         if version.confirmed_at is not None:
@@ -141,7 +141,7 @@ class View:
             observation=version.observation,
             agents=tuple(version.agents),
             tasks=tuple(version.tasks),
-            contradicts=tuple(other for other in version.contradicts if self._is_live(other)),
+            contradicts=tuple(other for other in version.contradicts if place != -1 or self._is_live(other)),
             merged_into=version.merged_into,
             effect=self._effect(evidence, uses),
         )

@@ -7,7 +7,7 @@ The loop is that of Ouyang et al. 2025, "ReasoningBank: Scaling Agent Self-Evolv
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -77,7 +77,9 @@ class ReasoningBank:
         self._ledger = Ledger(mem, name)
         self._now = View(self._ledger.written)
         self._then = View(self._ledger.written)
-        self._lock = threading.RLock()
+        self._told = View(self._ledger.written)
+        self._lock = threading.Lock()
+        self._telling = threading.Lock()
 
     # ------------------------------------------------------------------------------------------------ what it is told
 
@@ -95,7 +97,7 @@ class ReasoningBank:
         ids = list(dict.fromkeys(map(check_id, _several(trajectories))))
 
         def build(view: View, at: float) -> Draft:
-            runs = [self._run(id_, at) for id_ in ids]
+            runs = self._runs(ids, at)
             judged = [admission(self._judge, run) for run in runs if run.settled]
             new = [one for one in judged if view.outcomes.get(one.trajectory, (at, None))[1] != one]
             queued = [run.id for run in runs if not run.settled and run.id not in view.queue]
@@ -107,7 +109,7 @@ class ReasoningBank:
         """Judge those of the queue whose outcomes are all known by now; how many."""
 
         def build(view: View, at: float) -> Draft:
-            runs = [self._run(id_, at) for id_ in view.queue]
+            runs = self._runs(view.queue, at)
             admitted = [admission(self._judge, run) for run in runs if run.settled]
             return Draft(Entry("settle", at, admitted=admitted), [], len(admitted))
 
@@ -134,7 +136,7 @@ class ReasoningBank:
             for id_ in ids:
                 if id_ not in view.current:
                     raise RecordNotFound(f"no lesson {id_!r} was known at {at}")
-            self._run(run, at)
+            self._runs([run], at)
             new = [(id_, run) for id_ in ids if run not in view.used_by(view.current[id_].version)]
             waits = [run] if new and run not in view.queue and run not in view.outcomes else []
             return Draft(Entry("use", at, uses=new, queued=waits), [], None)
@@ -161,15 +163,14 @@ class ReasoningBank:
                 for known, one in view.outcomes.values()
                 if one.value is not None and (start is None or known >= start)
             ]
-            if len(judged) > _MANY:
-                self._mem.flush()
-            situations = self._distiller.distil([judged_run(self._run(one.trajectory, at), one) for one in judged])
+            runs = self._runs([one.trajectory for one in judged], at)
+            situations = self._distiller.distil([judged_run(*pair) for pair in zip(runs, judged, strict=True)])
             versions = revised(
                 situations,
                 [view.current[id_] for id_ in sorted(view.current)],
                 self.upkeep.duplicate,
                 write=self._write,
-                next_id=self._ledger.next_id,
+                entry=view.count,
                 admissions={id_: one for id_, (_, one) in view.outcomes.items()},
             )
             return _draft("distil", at, versions)
@@ -302,9 +303,9 @@ class ReasoningBank:
     def _view(self, as_of: Moment | None) -> tuple[View, float]:
         """What is known at `as_of`, and that time in epoch seconds."""
         ledger = self._ledger
-        ledger.refresh()
+        newest = ledger.refresh()
         at, count = ledger.known(as_of)
-        if count == len(ledger.entries):
+        if count >= newest:
             self._now.advance(ledger.entries, count)
             return self._now, at
         if self._then.count > count:
@@ -315,23 +316,31 @@ class ReasoningBank:
     def _tell(self, as_of: Moment | None, build: Callable[[View, float], Draft]) -> Any:
         """Append what `build` makes of all that is known; the answer of its draft."""
 
-        def drafted(at: float) -> Draft:
-            self._now.advance(self._ledger.entries, len(self._ledger.entries))
-            return build(self._now, at)
+        def drafted(at: float, count: int) -> Draft:
+            self._told.advance(self._ledger.entries, count)
+            return build(self._told, at)
 
-        with self._lock:
+        # Not the lock of those who ask: they need not wait while lessons are being found.
+        with self._telling:
             return self._ledger.append(as_of, drafted)
 
     def _written(self, ids: list[str]) -> list[Lesson]:
-        with self._lock:
-            self._now.advance(self._ledger.entries, len(self._ledger.entries))
-            return [self._now.lesson(id_) for id_ in ids]
+        """Lessons as they are after they were told of."""
+        with self._telling:
+            self._told.advance(self._ledger.entries, self._ledger.refresh())
+            return [self._told.lesson(id_) for id_ in ids]
 
-    def _run(self, trajectory: str, at: float) -> Trajectory:
-        run = self._trail.get(trajectory, as_of=at)
-        if run is None:
-            raise RecordNotFound(f"no trajectory {trajectory!r} was known at {at}")
-        return run
+    def _runs(self, trajectories: Collection[str], at: float) -> list[Trajectory]:
+        """Trajectories as they were known at a time."""
+        if len(trajectories) > _MANY:
+            self._mem.flush()
+        found = []
+        for id_ in trajectories:
+            run = self._trail.get(id_, as_of=at)
+            if run is None:
+                raise RecordNotFound(f"no trajectory {id_!r} was known at {at}")
+            found.append(run)
+        return found
 
     def _vector(self, query: Vector | str) -> FloatArray:
         """A query as a unit vector."""
