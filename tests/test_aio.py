@@ -297,6 +297,8 @@ def test_an_expired_entry_is_no_hit(tmp_path: Path) -> None:
         async with tiermem.open_async(tmp_path, clock=clock) as amem:
             await amem.put(NS, "k", 1, ttl=10.0)
             assert await amem.get(NS, "k") == 1
+            assert amem.clock is clock
+            assert amem.embedder is None
             clock.advance(10.0)
             assert await amem.get(NS, "k") is None
             assert await amem.peek(NS, "k", "gone") == "gone"

@@ -23,7 +23,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tiermem
-from tiermem.cli import jsonform, main, records, transfer
+from tiermem.cli import main, records, transfer
+from tiermem.codec import jsonform
 
 NS = "desk/obs"
 COMMANDS = (
@@ -41,7 +42,7 @@ COMMANDS = (
         "put",
         "delete",
     ),
-    *("scan", "latest", "search", "changes", "export", "import", "locks", "votes"),
+    *("scan", "latest", "search", "changes", "trajectories", "lessons", "export", "import", "locks", "votes"),
 )
 
 
@@ -157,6 +158,14 @@ def test_importing_is_light(run_python: Callable[..., subprocess.CompletedProces
         ("put", "STORE", NS, "k", "1", "--vector", "[1, 2, 3]"),
         ("put", "STORE", NS, "k", "1", "--now", "0"),
         ("changes", "STORE", "--after", "-1"),
+        ("trajectories", "STORE", "--show", "AIG"),
+        ("trajectories", "STORE", "--verdict", "good"),
+        ("trajectories", "STORE", "--as-of", "soon"),
+        ("trajectories", "STORE", "--limit", "0"),
+        ("trajectories", "STORE", "--namespace", "a//b"),
+        ("lessons", "STORE", "--where", '{"kind": {"$like": 1}}'),
+        ("lessons", "STORE", "--as-of", "soon"),
+        ("lessons", "STORE", "--namespace", "a//b"),
         ("changes", "STORE", "--wait", "-1"),
         ("backup", "STORE", "STORE"),
         ("import", "STORE", "STORE/nothing"),
@@ -191,6 +200,8 @@ def test_a_mistake_is_told_in_one_line(cli: Cli, store: Path, argv: tuple[str, .
         ("latest", "P", NS),
         ("search", "P", NS, "--text", "x"),
         ("changes", "P"),
+        ("trajectories", "P"),
+        ("lessons", "P"),
         ("export", "P"),
     ],
     ids=lambda argv: argv[0],
@@ -924,3 +935,43 @@ def test_following_the_changes_of_another_process(store: Path) -> None:
         out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, b"")
     assert json.loads(out)["key"] == "new"
+
+
+def test_lessons_are_listed_with_their_history(cli: Cli, tmp_path: Path) -> None:
+    clock = tiermem.SimulatedClock(1_700_000_000.0)
+    with tiermem.open(tmp_path / "store", clock=clock) as mem:
+        trail, bank = tiermem.Trajectories(mem), tiermem.ReasoningBank(mem)
+        for place in range(40):
+            run = trail.start("agent", "task")
+            run.step(observation={"place": place}, action="go", vector=[1.0, 0.0] if place % 2 else [0.0, 1.0])
+            run.complete(success=place % 2 == 1)
+            bank.learn(run)
+        good = next(lesson for lesson in bank.distil() if lesson.kind == "success")
+        clock.advance(100.0)
+        for success in (True, False):
+            run = trail.start("agent")
+            bank.used(good, run)
+            run.complete(success=success)
+        bank.settle()
+        bad = next(lesson for lesson in bank.lessons() if lesson.kind == "failure")
+        clock.advance(100.0)
+        bank.upkeep = tiermem.Upkeep(stale_after=150.0)
+        bank.consolidate()
+    path = str(tmp_path / "store")
+    listed = cli("lessons", path, "--json").lines
+    assert [(one["id"], one["kind"], one["success"]["a"]) for one in listed] == [(good.id, "success", 21.0)]
+    assert listed[0]["reliability"] > 0.9
+    assert listed[0]["effect"]["difference"] == -0.5
+    shown = cli("lessons", path)
+    assert shown.code == 0
+    assert "better" in shown.out
+    assert "-0.50" in shown.out
+    assert {one["id"] for one in cli("lessons", path, "--every", "--json").lines} == {good.id, bad.id}
+    assert cli("lessons", path, "--where", '{"kind": "failure"}', "--json").lines == []
+    before = cli("lessons", path, "--as-of", "1700000000", "--json").lines
+    assert [one["effect"] for one in before] == [None, None]
+    history = cli("lessons", path, "--show", bad.id, "--json").lines
+    assert [(one["version"], one["status"]) for one in history] == [(1, "live"), (2, "retired")]
+    told = cli("lessons", path, "--show", bad.id)
+    assert "stale: unconfirmed" in told.out
+    assert cli("lessons", path, "--show", "nothing").code == 1

@@ -207,6 +207,7 @@ def test_a_second_handle_shares_the_clock(tmp_path: Path) -> None:
     clock = SimulatedClock(5.0)
     with tiermem.open(tmp_path / "store", clock=clock) as first:
         with tiermem.open(tmp_path / "store", clock=clock) as second, tiermem.open(tmp_path / "store") as third:
+            assert first.clock is second.clock is third.clock is clock
             second.put("n", "k", 1, ttl=1.0)
             clock.advance(1)
             assert first.get("n", "k") is third.get("n", "k") is None

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from tests.workers import eventually
+from tiermem.clock import sortable
 from tiermem.codec.compress import Compressor
 from tiermem.codec.frame import DECIDED, HAS_VECTOR, NEVER, STREAM, peek, seal, unpack_frame
 from tiermem.codec.operation import DELETE, PUT, Operation
@@ -48,7 +49,6 @@ from tiermem.tiers.cold.layout import (
     State,
     expiry_key,
     pack_row,
-    sortable,
     stream_bound,
     stream_key,
     successor,

@@ -17,7 +17,7 @@ def test_an_import_and_a_session_without_vectors_load_neither_numpy_nor_faiss(ru
 
         def heavy():
             names = {"numpy", "faiss", "asyncio", "rich", "multiprocessing"}
-            names |= {"tiermem.reports", "tiermem.policy.filters"}
+            names |= {"tiermem.reports", "tiermem.policy.filters", "tiermem.trajectory"}
             return sorted(names & sys.modules.keys() - before)
 
         print("import", heavy())

@@ -55,7 +55,15 @@ if TYPE_CHECKING:
     from tiermem.coordination.topics import Message, Retention, Subscription, Topics
     from tiermem.coordination.votes import Ballot, Proposal, Votes
     from tiermem.engine.aio import AsyncMemory, open_async
+    from tiermem.reasoning._consolidation import Upkeep
+    from tiermem.reasoning._ranking import Ranking
+    from tiermem.reasoning.bank import ReasoningBank
+    from tiermem.reasoning.distill import Distiller
+    from tiermem.reasoning.lesson import Lesson, LessonHit
     from tiermem.reports import CheckReport, Stats
+    from tiermem.trajectory.trajectories import Trajectories
+    from tiermem.trajectory.types import Step, Trajectory, Verdict
+
 
 __version__ = "0.1.0"
 
@@ -65,16 +73,26 @@ _LATER = {
     "AsyncMemory": "tiermem.engine.aio",
     "Ballot": "tiermem.coordination.votes",
     "CheckReport": "tiermem.reports",
+    "Distiller": "tiermem.reasoning.distill",
     "Holder": "tiermem.coordination.locks",
     "Lease": "tiermem.coordination.locks",
+    "Lesson": "tiermem.reasoning.lesson",
+    "LessonHit": "tiermem.reasoning.lesson",
     "LockState": "tiermem.coordination.locks",
     "Locks": "tiermem.coordination.locks",
     "Message": "tiermem.coordination.topics",
     "Proposal": "tiermem.coordination.votes",
+    "Ranking": "tiermem.reasoning._ranking",
+    "ReasoningBank": "tiermem.reasoning.bank",
     "Retention": "tiermem.coordination.topics",
     "Stats": "tiermem.reports",
+    "Step": "tiermem.trajectory.types",
     "Subscription": "tiermem.coordination.topics",
     "Topics": "tiermem.coordination.topics",
+    "Trajectories": "tiermem.trajectory.trajectories",
+    "Trajectory": "tiermem.trajectory.types",
+    "Upkeep": "tiermem.reasoning._consolidation",
+    "Verdict": "tiermem.trajectory.types",
     "Votes": "tiermem.coordination.votes",
     "open_async": "tiermem.engine.aio",
 }
@@ -113,6 +131,7 @@ __all__ = [
     "Cursor",
     "CursorExpired",
     "DimensionMismatch",
+    "Distiller",
     "EmbedderMismatch",
     "EncodingError",
     "FilterError",
@@ -131,6 +150,8 @@ __all__ = [
     "LagExceeded",
     "Lease",
     "LeaseLost",
+    "Lesson",
+    "LessonHit",
     "LockState",
     "LockTimeout",
     "Locks",
@@ -139,12 +160,15 @@ __all__ = [
     "MissingExtra",
     "Namespace",
     "Proposal",
+    "Ranking",
     "ReadOnlyError",
+    "ReasoningBank",
     "Record",
     "RecordNotFound",
     "Retention",
     "SimulatedClock",
     "Stats",
+    "Step",
     "StorageError",
     "StoreFullError",
     "Subscription",
@@ -152,7 +176,11 @@ __all__ = [
     "TiermemError",
     "TimeDomainMismatch",
     "Topics",
+    "Trajectories",
+    "Trajectory",
+    "Upkeep",
     "VectorConfig",
+    "Verdict",
     "VersionConflict",
     "VoteRefused",
     "Votes",

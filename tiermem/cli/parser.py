@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import tiermem
-from tiermem.cli import coordination, jsonform, records, transfer, upkeep
+from tiermem.cli import coordination, lessons, records, trajectories, transfer, upkeep
 from tiermem.cli.outcome import MISTAKE
+from tiermem.codec import jsonform
+from tiermem.trajectory.types import LABELS
 
 DESCRIPTION = """\
 Look into a tiermem store, change it, move it.
@@ -68,6 +70,8 @@ def make_parser() -> ArgumentParser:
 
     _add_whole_store(command)
     _add_records(command)
+    _add_trajectories(command)
+    _add_lessons(command)
     _add_transfer(command)
     _add_coordination(command)
     return parser
@@ -154,6 +158,29 @@ def _add_records(command: Callable[..., ArgumentParser]) -> None:
     changes.add_argument("--after", type=int, metavar="SEQUENCE", help=f"start behind it (the last {records.RECENT})")
     changes.add_argument("--wait", type=float, metavar="SECONDS", help="at the end, wait so long for each next one")
     changes.add_argument("--limit", type=count, metavar="N", help="at most N changes")
+
+
+def _add_trajectories(command: Callable[..., ArgumentParser]) -> None:
+    runs = command("trajectories", trajectories.trajectories, "list the runs of agents, the last first, or show one")
+    runs.add_argument("--show", metavar="ID", help="this one, step by step; 1 if there is none")
+    runs.add_argument("--namespace", default="trajectories", metavar="NAMESPACE", help="where they are (trajectories)")
+    runs.add_argument("--agent", metavar="AGENT", help="only of this agent")
+    runs.add_argument("--task", metavar="TASK", help="only at this task")
+    _filters(runs)
+    runs.add_argument("--verdict", choices=LABELS, metavar="LABEL", help=f"only those judged {', '.join(LABELS)}")
+    runs.add_argument("--pending", action="store_true", help="only those with an outcome still to come")
+    runs.add_argument("--as-of", type=moment, metavar="TIME", help="as they were known then")
+    runs.add_argument("--limit", type=count, metavar="N", help=f"at most N (a table: {trajectories.SHOWN})")
+    runs.add_argument("--oldest", action="store_true", help="the first to begin come first")
+
+
+def _add_lessons(command: Callable[..., ArgumentParser]) -> None:
+    taught = command("lessons", lessons.lessons, "list what a reasoning bank has learned, or the history of a lesson")
+    taught.add_argument("--show", metavar="ID", help="every version of this one; 1 if there is none")
+    taught.add_argument("--namespace", default="lessons", metavar="NAMESPACE", help="where the bank is (lessons)")
+    taught.add_argument("--every", action="store_true", help="those that were merged or retired, too")
+    taught.add_argument("--where", type=json_filter, metavar="JSON", help='filter: \'{"kind": "failure"}\'')
+    taught.add_argument("--as-of", type=moment, metavar="TIME", help="as they were known then")
 
 
 def _add_transfer(command: Callable[..., ArgumentParser]) -> None:

@@ -9,10 +9,10 @@ from itertools import islice
 from typing import Any, Final
 
 import tiermem
-from tiermem.cli import jsonform
 from tiermem.cli.outcome import FINDING, OK, BadUsage, complain
 from tiermem.cli.screen import brief, fields, moment, put_json, record_form, show_table
 from tiermem.cli.stores import open_store
+from tiermem.codec import jsonform
 from tiermem.namespaces import match
 
 SHOWN: Final = 50

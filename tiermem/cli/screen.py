@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from tiermem.cli import jsonform
 from tiermem.cli.outcome import printable
+from tiermem.codec import jsonform
 from tiermem.types import Record
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(printable(title)), title_justify="left", caption=Text(note) if note else None)
+    table = Table(title=Text(printable(title)), title_justify="left", caption=Text(printable(note)) if note else None)
     for name in columns:
         right = name.endswith("#")
         table.add_column(name.rstrip("#"), justify="right" if right else "left", overflow="fold", no_wrap=right)

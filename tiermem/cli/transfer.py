@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import tiermem
-from tiermem.cli import jsonform
 from tiermem.cli.outcome import FINDING, OK, BadUsage, complain
 from tiermem.cli.screen import progress, put_json, record_form
 from tiermem.cli.stores import open_store, open_with_clock
+from tiermem.codec import jsonform
 from tiermem.protocols import Clock
 
 BATCH_ROWS: Final = 1000

@@ -16,6 +16,7 @@ from tiermem.engine.batch import Batch
 from tiermem.engine.memory import Memory, open
 from tiermem.engine.namespace import Namespace
 from tiermem.engine.streams import AsyncChanges, AsyncCursor, AsyncRows, Threads
+from tiermem.protocols import Clock, Embedder
 from tiermem.types import Moment, Where
 
 if TYPE_CHECKING:
@@ -141,6 +142,16 @@ class AsyncMemory(_Face[Memory]):
     """
 
     _closing: asyncio.Future[None] | None = None
+
+    @property
+    def clock(self) -> Clock:
+        """As `Memory.clock`."""
+        return self._sync.clock
+
+    @property
+    def embedder(self) -> Embedder | None:
+        """As `Memory.embedder`."""
+        return self._sync.embedder
 
     async def get(self, namespace: str, key: str, default: Any = None, copy: bool = False) -> Any:
         """As `Memory.get`. A value that L1 holds is returned without leaving the loop's thread."""

@@ -10,6 +10,7 @@ from tiermem.codec.serialize import copy_value, decode, decode_metadata
 from tiermem.engine import drafts, feed, reading, search
 from tiermem.engine.handle import Handle
 from tiermem.errors import EmbedderMismatch, InvalidArgument, InvalidVector
+from tiermem.protocols import Clock, Embedder
 from tiermem.tiers.cold.layout import successor
 from tiermem.types import Change, Hit, Moment, Record, Vector, Where, check_namespace, check_prefix, encode_key
 
@@ -27,6 +28,16 @@ ABSENT: Final = object()
 
 class Reads(Handle):
     """Everything that can be asked of a store."""
+
+    @property
+    def clock(self) -> Clock:
+        """Where the store takes event times and expiry from: `clock.now()` is its present, in epoch seconds."""
+        return self._store.clock
+
+    @property
+    def embedder(self) -> Embedder | None:
+        """What turns text into vectors here, or None."""
+        return self._store.embedder
 
     def get(self, namespace: str, key: str, default: Any = None, copy: bool = False) -> Any:
         """The value of a record, or `default` if there is none.

@@ -7,6 +7,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from tiermem.clock import sortable
 from tiermem.codec.frame import seal, unseal
 from tiermem.errors import CorruptionError
 
@@ -47,9 +48,6 @@ FLOOR: Final = struct.Struct("<QQ?")
 MARK: Final = struct.Struct("<4Q")
 """Id and applied position of a slot's journal, and of the one it replaces until that is done."""
 _STATE: Final = struct.Struct("<8Q")
-_F64: Final = struct.Struct(">d")
-_F64_WORD: Final = struct.Struct(">Q")
-_SIGN: Final = 1 << 63
 
 
 class State(msgspec.Struct):
@@ -199,12 +197,6 @@ def _open(decoder: msgspec.msgpack.Decoder[_T], key: bytes, data: bytes | memory
         return decoder.decode(payload)
     except msgspec.MsgspecError as exc:
         raise CorruptionError(f"row {key!r} is intact but cannot be read: {exc}") from exc
-
-
-def sortable(moment: float) -> int:
-    """A 64-bit integer that orders as the float does, negatives included."""
-    word = int(_F64_WORD.unpack(_F64.pack(moment + 0.0))[0])
-    return word ^ 0xFFFFFFFFFFFFFFFF if word & _SIGN else word | _SIGN
 
 
 def expiry_key(expires: float, key: bytes) -> bytes:

@@ -1,0 +1,1 @@
+"""Reasoning: judging what was done, and learning from it."""
