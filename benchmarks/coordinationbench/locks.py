@@ -24,9 +24,9 @@ PAUSE: Final = 0.001
 """Seconds for which a lock is held once the other process waits for it, so that it is asleep."""
 COMMITS: Final = 200
 TEXT: Final = (
-    "Two processes take turns. Whoever holds the lock waits until the other waits for it, and a millisecond more; a "
-    "hand-over is from before its call of `release` to when the other has its lease. It takes two commits: one that "
-    "gives the lock back, and one that grants it. A commit here is a compare-and-set of one small record by one process."
+    "Two processes take turns. Whoever holds the lock waits until the other waits for it, and a millisecond more; "
+    "a hand-over is from before its call of `release` to when the other has its lease. It takes two commits: one that "
+    "gives it back, and one that grants it. A commit here is a compare-and-set of one small record by one process."
 )
 
 
