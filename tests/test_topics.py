@@ -124,7 +124,7 @@ def test_where_a_subscription_starts(topics: Topics, mem: Memory) -> None:
     assert payloads(latest) == [3]
     for wrong in (mem.stats().log.last + 1, -1, True, 1.0, "now", None):
         with pytest.raises(InvalidArgument):
-            topics.subscribe("a", start=wrong)  # type: ignore[arg-type]
+            topics.subscribe("a", start=wrong)  # type: ignore[arg-type]  # a stand-in, or wrong on purpose
 
 
 def test_latest_is_what_comes_after_whatever_any_handle_has_published(topics: Topics, tmp_path: Path) -> None:
@@ -266,7 +266,7 @@ class Public:
 
 
 def test_only_public_operations_are_used(mem: Memory) -> None:
-    topics = Topics(Public(mem), retention=Retention(count=5, age=60.0, bytes=10_000), max_lag=100)  # type: ignore[arg-type]
+    topics = Topics(Public(mem), retention=Retention(count=5, age=60.0, bytes=10_000), max_lag=100)  # type: ignore[arg-type]  # a stand-in, or wrong on purpose
     kinds: list[dict[str, Any]] = [{}, {"consumer": "c"}, {"group": "g"}]
     subscriptions = [topics.subscribe("**", start="earliest", **kind) for kind in kinds]
     for number in range(10):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import tiermem
-from tiermem.cli import jsonform, records, transfer, upkeep
+from tiermem.cli import jsonform, messages, records, transfer, upkeep
 from tiermem.cli.outcome import MISTAKE
 
 DESCRIPTION = """\
@@ -68,6 +68,7 @@ def make_parser() -> ArgumentParser:
 
     _add_whole_store(command)
     _add_records(command)
+    _add_coordination(command)
     _add_transfer(command)
     return parser
 
@@ -155,6 +156,17 @@ def _add_records(command: Callable[..., ArgumentParser]) -> None:
     changes.add_argument("--limit", type=count, metavar="N", help="at most N changes")
 
 
+def _add_coordination(command: Callable[..., ArgumentParser]) -> None:
+    tail = command("tail", messages.tail, "show the messages of topics as they come")
+    tail.add_argument("pattern", metavar="PATTERN", nargs="+", help="a topic, or a pattern as fills/* or fills/**")
+    tail.add_argument(
+        "--start", type=start, default="latest", metavar="WHERE", help="latest (default), earliest, or a sequence"
+    )
+    tail.add_argument("--wait", type=float, metavar="SECONDS", help="end after so long without a message (never)")
+    tail.add_argument("--limit", type=count, metavar="N", help="end after N messages")
+    tail.add_argument("--root", default="topics", metavar="NAME", help="where the topics lie (topics)")
+
+
 def _add_transfer(command: Callable[..., ArgumentParser]) -> None:
     export = command("export", transfer.export, "write records as JSON, one a line", epilog=VALUES)
     export.add_argument("namespace", metavar="NAMESPACE", nargs="*", help="which ones; all if left out")
@@ -207,6 +219,15 @@ def count(text: str) -> int:
     """An int ≥ 1."""
     if not text.isascii() or not text.isdecimal() or int(text) < 1:
         raise ArgumentTypeError(f"{text!r} is no number ≥ 1")
+    return int(text)
+
+
+def start(text: str) -> str | int:
+    """Where a subscription starts: a word, or a sequence ≥ 0."""
+    if text in ("latest", "earliest"):
+        return text
+    if not text.isascii() or not text.isdecimal():
+        raise ArgumentTypeError(f"{text!r} is neither latest, earliest nor a sequence")
     return int(text)
 
 

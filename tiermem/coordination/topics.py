@@ -225,13 +225,11 @@ class Topics:
         for key, state, position, claimed in registered(self._mem, self._layout):
             interest = Interest(state["patterns"])
             if topic in interest:
-                behind = len(claimed) + waiting(self._mem, self._layout, interest, position, most + 1 - len(claimed))
+                behind = len(claimed) + waiting(self._mem, self._layout, interest, position, most + 1)
                 if behind > most:
                     # Looked at again by the next call.
                     outlet.unchecked = 0
-                    raise LagExceeded(
-                        f"{key!r} is more than {most} messages behind; nothing was published to {topic!r}"
-                    )
+                    raise LagExceeded(f"{key!r} is more than {most} messages behind: nothing published to {topic!r}")
         outlet.unchecked = most // CHECKS
 
     def _retain(self, topic: str, outlet: _Outlet, payload: Any, now: float) -> None:
