@@ -496,6 +496,38 @@ def test_what_a_dead_member_had_goes_to_another(topics: Topics, clock: Simulated
     assert payloads(dead) == [6], "it is a member again"
 
 
+def test_a_group_that_is_forgotten(topics: Topics) -> None:
+    member = topics.subscribe("a", group="g")
+    topics.publish("a", 1)
+    message = member.get(timeout=0)
+    assert message is not None
+    topics.publish("a", 2)
+    assert topics.forget(group="g")
+    with pytest.raises(LeaseLost):
+        member.ack(message)
+    with pytest.raises(LeaseLost, match="forgotten"):
+        member.get(timeout=0)
+    member.close()
+    assert payloads(topics.subscribe("a", group="g", start="earliest")) == [1, 2]
+
+
+def test_a_member_that_finds_nothing_does_not_read_the_same_changes_again(mem: Memory, topics: Topics) -> None:
+    member = topics.subscribe("a", group="g")
+    for number in range(50):
+        mem.put("noise", f"k{number}", number)
+    assert member.get(timeout=0) is None
+    at = member._reader.position.sequence
+    assert at >= 50
+    mem.put("noise", "k", 1)
+    assert member.get(timeout=0) is None
+    assert member._reader.position.sequence == at + 1
+    topics.publish("a", 1)
+    assert payloads(topics.subscribe("a", group="g")) == [1]
+    assert member.get(timeout=0) is None
+    topics.publish("a", 2)
+    assert payloads(member) == [2]
+
+
 def test_what_a_member_leaves_goes_to_another(topics: Topics) -> None:
     with topics.subscribe("a", group="g", prefetch=5) as leaving:
         for number in range(8):
@@ -675,7 +707,8 @@ def test_consumers_that_are_killed_lose_nothing(tmp_path: Path, publishers: int,
         kills = 0
         deadline = time.monotonic() + 900
         try:
-            while not done() and time.monotonic() < deadline:
+            while any(one.poll() is None for one in publishing) or not done():
+                assert time.monotonic() < deadline, "not everything was processed in time"
                 time.sleep(chance.uniform(0.2, 0.8))
                 if kills < 4 * len(lives):
                     victim = chance.choice(sorted(lives))
