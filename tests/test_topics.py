@@ -617,6 +617,20 @@ def test_nothing_goes_that_a_live_consumer_needs(topics: Topics) -> None:
     assert payloads(late) == [10]
 
 
+def test_who_is_far_behind_holds_everything(topics: Topics, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tiermem.coordination._retention.REACH", 5)
+    consumer = topics.subscribe("a", consumer="c")
+    for number in range(10):
+        topics.publish("a", number)
+        topics.publish("b", number)
+    for message in received(consumer)[:4]:
+        consumer.ack(message)
+    assert topics.trim(retention=Retention(count=0)) == 10, "what the others do not need goes"
+    assert topics.topics("a") == ["a"]
+    for message in received(topics.subscribe("a", consumer="c")):
+        assert message.payload >= 4
+
+
 def test_a_subscription_without_a_name_is_told_what_it_missed(topics: Topics) -> None:
     subscription = topics.subscribe("a")
     for number in range(5):
@@ -644,6 +658,23 @@ def test_of_two_that_trim_one_does(topics: Topics, mem: Memory, monkeypatch: pyt
     monkeypatch.setattr(_retention, "_beyond", slowly)
     assert topics.trim(retention=Retention(count=4)) == 0
     assert payloads(topics.subscribe("a", start="earliest")) == [6, 7, 8, 9]
+
+
+def test_what_is_published_while_it_is_decided_what_goes_stays(topics: Topics, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tiermem.coordination import _retention
+
+    consumer = topics.subscribe("a", consumer="c")
+    topics.publish("a", 0)
+    consumer.ack(received(consumer)[0])
+    beyond = _retention._beyond
+
+    def late(*args: Any) -> list[str]:
+        topics.publish("a", 1)
+        return list(beyond(*args))
+
+    monkeypatch.setattr(_retention, "_beyond", late)
+    assert topics.trim(retention=Retention(count=0)) == 1
+    assert payloads(consumer) == [1]
 
 
 def test_a_publisher_is_held_back_by_a_consumer_that_lags(mem: Memory) -> None:

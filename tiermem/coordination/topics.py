@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tiermem.coordination._feed import Interest, Layout, Message, waiting
 from tiermem.coordination._groups import Member
-from tiermem.coordination._retention import Held, Retention, registered, trim, weight
+from tiermem.coordination._retention import Retention, registered, trim, weight
 from tiermem.coordination._subscription import Consumer, Subscription, consumer_key, group_key, starting
 from tiermem.errors import InvalidArgument, LagExceeded
 from tiermem.types import Duration
@@ -204,9 +204,8 @@ class Topics:
         retention: other limits than those this object was made with. force: also what registered consumers have not
         acknowledged yet; whoever then looks for it gets `LagExceeded`.
         """
-        held = None if force else Held(self._mem, self._layout)
         return sum(
-            trim(self._mem, self._layout, topic, retention or self._limits(topic), held)
+            trim(self._mem, self._layout, topic, retention or self._limits(topic), force=force)
             for topic in self.topics(pattern)
         )
 
@@ -245,4 +244,4 @@ class Topics:
         ):
             outlet.published = outlet.weight = 0
             outlet.due = now + (limits.age or 0.0) / CHECKS
-            trim(self._mem, self._layout, topic, limits, Held(self._mem, self._layout))
+            trim(self._mem, self._layout, topic, limits)
