@@ -47,6 +47,7 @@ JOBS = (
         "latency.md",
         "--seconds 1 --loops spin,wait,asyncio --rates 20000,flat --records 20000 --starts 3",
     ),
+    Job("coordination", "coordination.py", "coordination.md", "--quick"),
     Job("growth", "growth.py", "growth.md", "--sizes 1000,10000 --turns 1"),
     Job("compression", "record_compression.py", "compression.md", "--quick"),
     Job("hit_ratio", "hit_ratio.py", "hit_ratio.md", "--quick"),
