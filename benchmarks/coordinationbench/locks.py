@@ -30,8 +30,8 @@ TEXT: Final = (
     "Two processes take turns. Whoever holds the lock waits until the other waits for it, and a millisecond more; "
     "a hand-over is from before its call of `release` to when the other has its lease. It takes two commits: one that "
     "gives the lock back, and one that grants it. Where the one that gave it back asks for it again at once, its place "
-    "in the queue is a third, which may come in between. A commit here is a compare-and-set of one small record, made by "
-    "a process that has the store to itself."
+    "in the queue is a third, which may come in between. A commit here is a compare-and-set of one small record, made "
+    "by a process that has the store to itself."
 )
 
 
