@@ -106,6 +106,20 @@ def test_what_was_released_is_over(mem: Memory, locks: Locks) -> None:
     assert again.fence > lease.fence
 
 
+def test_a_release_that_failed_can_be_made_again(locks: Locks, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise tiermem.StoreFullError("no room")
+
+    lease = locks.acquire("a")
+    with monkeypatch.context() as patch:
+        patch.setattr(locks._ledger, "release", full)
+        with pytest.raises(tiermem.StoreFullError):
+            lease.release()
+    assert locks.holder("a") is not None
+    lease.release()
+    assert locks.holder("a") is None
+
+
 def test_an_expired_lease_cannot_be_renewed_or_released_though_nobody_took_it(
     mem: Memory, locks: Locks, clock: SimulatedClock
 ) -> None:

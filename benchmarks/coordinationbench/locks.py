@@ -22,15 +22,20 @@ QUICK: Final = 0.3
 WARM: Final = 20
 PAUSE: Final = 0.001
 """Seconds for which a lock is held once the other process waits for it, so that it is asleep."""
+REST: Final = 0.01
+"""Seconds until the one that gave the lock back asks for it again, except where it does so at once."""
+KINDS: Final = {"hand_over": REST, "at_once": 0.0}
 COMMITS: Final = 200
 TEXT: Final = (
     "Two processes take turns. Whoever holds the lock waits until the other waits for it, and a millisecond more; "
     "a hand-over is from before its call of `release` to when the other has its lease. It takes two commits: one that "
-    "gives it back, and one that grants it. A commit here is a compare-and-set of one small record by one process."
+    "gives the lock back, and one that grants it. Where the one that gave it back asks for it again at once, its place "
+    "in the queue is a third, which may come in between. A commit here is a compare-and-set of one small record, made "
+    "by a process that has the store to itself."
 )
 
 
-def holder(root: str, count: int, connection: Connection) -> None:
+def holder(root: str, count: int, rest: float, connection: Connection) -> None:
     """Hold the lock `count` times; tell the fence of each lease, when it was there and when it was given back."""
     turns: list[tuple[int, int, int]] = []
     with tiermem.open(root) as mem:
@@ -46,39 +51,59 @@ def holder(root: str, count: int, connection: Connection) -> None:
                 time.sleep(PAUSE)
                 ended = time.monotonic_ns()
             turns.append((lease.fence, began, ended))
+            time.sleep(rest)
         connection.send(turns)
         connection.recv()
 
 
 def measured(count: int) -> dict[str, Any]:
-    """`count` hand-overs between two fresh processes, and commits of a third; times in ns.
+    """`count` hand-overs of each kind between two fresh processes, and commits of this one; times in ns."""
+    found: dict[str, Any] = {"commit": figures(commits())}
+    for kind, rest in KINDS.items():
+        overs = handed_over(count + WARM, rest)[WARM:]
+        found |= {kind: figures(overs), f"{kind}_count": len(overs)}
+    return found
+
+
+def commits() -> list[int]:
+    """How long compare-and-sets take, in ns."""
+    times: list[int] = []
+    with (
+        tempfile.TemporaryDirectory(prefix="tiermem-bench-", ignore_cleanup_errors=True) as root,
+        tiermem.open(root) as mem,
+    ):
+        version = 0
+        for turn in range(WARM + COMMITS):
+            began = time.monotonic_ns()
+            version = mem.put("commits", "k", turn, if_version=version)
+            times.append(time.monotonic_ns() - began)
+    return times[WARM:]
+
+
+def handed_over(count: int, rest: float) -> list[int]:
+    """How long each of about `count` hand-overs took, in ns; who gave it back asks again after `rest` seconds.
 
     Raises:
-        RuntimeError: one of them failed.
+        RuntimeError: one of the processes failed.
     """
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory(prefix="tiermem-bench-", ignore_cleanup_errors=True) as root:
-        commits = []
-        with tiermem.open(root) as mem:
-            version = 0
-            for turn in range(COMMITS):
-                began = time.monotonic_ns()
-                version = mem.put("commits", "k", turn, if_version=version)
-                commits.append(time.monotonic_ns() - began)
-        ends = []
-        processes = []
+        ends, processes = [], []
         for _ in range(2):
             mine, theirs = context.Pipe()
-            process = context.Process(target=holder, args=(root, (count + WARM) // 2 + 1, theirs))
+            process = context.Process(target=holder, args=(root, count // 2 + 1, rest, theirs))
             process.start()
             theirs.close()
             ends.append(mine)
             processes.append(process)
         try:
-            for word in ("ready", "go", "turns", "done"):
-                found = [end.recv() if word in ("ready", "turns") else end.send(word) for end in ends]
-                if word == "turns":
-                    turns = sorted((*turn, who) for who, told in enumerate(found) for turn in told)
+            for end in ends:
+                end.recv()
+            for end in ends:
+                end.send("go")
+            turns = sorted((*turn, who) for who, end in enumerate(ends) for turn in end.recv())
+            for end in ends:
+                end.send("done")
         except EOFError:
             raise RuntimeError("a process that was to hold the lock failed") from None
         finally:
@@ -87,8 +112,7 @@ def measured(count: int) -> dict[str, Any]:
                 if process.is_alive():
                     process.kill()
     # Who gets it twice in a row met no other.
-    overs = [after[1] - before[2] for before, after in pairwise(turns) if after[3] != before[3]]
-    return {"hand_over": figures(overs[WARM:]), "hand_overs": len(overs[WARM:]), "commit": figures(commits[WARM:])}
+    return [after[1] - before[2] for before, after in pairwise(turns) if after[3] != before[3]]
 
 
 def _middle(document: dict[str, Any], kind: str, label: str) -> float | None:
@@ -113,10 +137,11 @@ def sheets(document: dict[str, Any]) -> list[Sheet]:
     """The table of hand-overs, if they were measured."""
     if not document.get("locks"):
         return []
+    titles = {"hand_over": "hand-over", "at_once": "hand-over, asked for again at once", "commit": "commit"}
     rows = [
         [title, *(number(_middle(document, kind, label)) for label in ("p50", "p99", "max"))]
-        for title, kind in (("hand-over", "hand_over"), ("commit", "commit"))
+        for kind, title in titles.items()
     ]
-    count = sum(turn["hand_overs"] for turn in document["locks"])
+    count = sum(turn[f"{kind}_count"] for turn in document["locks"] for kind in KINDS)
     text = f"{TEXT} Medians of {len(document['locks'])} turn(s), {count:,} hand-overs in all."
     return [Sheet("A lock from hand to hand", text, ["", "p50 ms", "p99 ms", "max ms"], rows)]

@@ -65,6 +65,7 @@ class Durable(Prompt):
     name = "tiermem topic, durable"
     promise = "fsynced when `publish` returns"
     durable = True
+    gathers = False
 
 
 class Left(Prompt):

@@ -100,20 +100,23 @@ class _Hold:
             self._extend(self._ttl if ttl is None else ttl)
 
     def leave(self) -> None:
-        """Leave it once, and release it the last time."""
+        """Leave it once, and give it back the last time."""
         with self._lock:
-            self._entered -= 1
             self._check()
-            while not self._entered:
-                state = self._ledger.read(self.name)
-                if not any(grant.claim.id == self.claim.id for grant in state.grants):
-                    raise self._lost()
-                try:
-                    self._ledger.release(self.name, self.claim, self.fence, state)
-                    return
-                except VersionConflict:
-                    # Somebody was granted a share of it, or has just taken it away.
-                    continue
+            if self._entered == 1:
+                self._give_back()
+            self._entered -= 1
+
+    def _give_back(self) -> None:
+        while True:
+            state = self._ledger.read(self.name)
+            if all(grant.fence != self.fence for grant in state.grants):
+                raise self._lost()
+            try:
+                return self._ledger.release(self.name, self.claim, self.fence, state)
+            except VersionConflict:
+                # Somebody was granted a share of it, or has just taken it away.
+                continue
 
     def _extend(self, ttl: float) -> None:
         expires = self._clock.now() + ttl
@@ -124,10 +127,12 @@ class _Hold:
         self.expires_at = expires
 
     def _check(self) -> None:
-        if self._clock.now() >= self.expires_at:
+        if not self._entered or self._clock.now() >= self.expires_at:
             raise self._lost()
 
     def _lost(self) -> LeaseLost:
+        """The error to be raised; from here on it is lost for every lease on it."""
+        self._entered = 0
         return LeaseLost(f"the lease of {self.claim.owner!r} on {self.name!r}, until {self.expires_at}, is over")
 
 
@@ -175,8 +180,12 @@ class Lease:
             LeaseLost: the lease has expired, or the lock has passed to another.
         """
         if not self._released:
+            try:
+                self._hold.leave()
+            except LeaseLost:
+                self._released = True
+                raise
             self._released = True
-            self._hold.leave()
 
     def __enter__(self) -> Self:
         return self

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tiermem.coordination._feed import Interest, Layout, Message, waiting
 from tiermem.coordination._groups import Member
-from tiermem.coordination._retention import Held, Retention, registered, trim, weight
+from tiermem.coordination._retention import Retention, registered, trim, weight
 from tiermem.coordination._subscription import Consumer, Subscription, consumer_key, group_key, starting
 from tiermem.errors import InvalidArgument, LagExceeded
 from tiermem.types import Duration
@@ -204,9 +204,8 @@ class Topics:
         retention: other limits than those this object was made with. force: also what registered consumers have not
         acknowledged yet; whoever then looks for it gets `LagExceeded`.
         """
-        held = None if force else Held(self._mem, self._layout)
         return sum(
-            trim(self._mem, self._layout, topic, retention or self._limits(topic), held)
+            trim(self._mem, self._layout, topic, retention or self._limits(topic), force=force)
             for topic in self.topics(pattern)
         )
 
@@ -225,13 +224,11 @@ class Topics:
         for key, state, position, claimed in registered(self._mem, self._layout):
             interest = Interest(state["patterns"])
             if topic in interest:
-                behind = len(claimed) + waiting(self._mem, self._layout, interest, position, most + 1 - len(claimed))
+                behind = len(claimed) + waiting(self._mem, self._layout, interest, position, most + 1)
                 if behind > most:
                     # Looked at again by the next call.
                     outlet.unchecked = 0
-                    raise LagExceeded(
-                        f"{key!r} is more than {most} messages behind; nothing was published to {topic!r}"
-                    )
+                    raise LagExceeded(f"{key!r} is more than {most} messages behind: nothing published to {topic!r}")
         outlet.unchecked = most // CHECKS
 
     def _retain(self, topic: str, outlet: _Outlet, payload: Any, now: float) -> None:
@@ -247,4 +244,4 @@ class Topics:
         ):
             outlet.published = outlet.weight = 0
             outlet.due = now + (limits.age or 0.0) / CHECKS
-            trim(self._mem, self._layout, topic, limits, Held(self._mem, self._layout))
+            trim(self._mem, self._layout, topic, limits)

@@ -23,6 +23,7 @@ from tiermem.config import Config, VectorConfig
 from tiermem.engine import opening
 from tiermem.engine.assistant import LOCK, LOG, READY, Orders
 from tiermem.errors import LockTimeout
+from tiermem.tiers.control import HASTE as HASTE_WORD
 from tiermem.tiers.filelock import exclusive, hold
 
 if TYPE_CHECKING:
@@ -112,17 +113,17 @@ class Helper:
                 # What was left is on the disk as long as anybody has it open.
                 store.move_to(control.generation)
             # Before it is looked: whoever is in haste from here on may not be seen.
-            control.haste = False
+            control.words[HASTE_WORD] = 0
             behind = store.journals.behind()
             if behind:
                 store.committer.commit(others=True, budget=SLICE if behind < FLOOD else FLOOD_SLICE)
                 if behind > HASTE:
                     time.sleep(BREATH)
                 else:
-                    control.doze(lambda: control.haste, pause, pausing=True)
+                    control.doze(lambda: bool(control.words[HASTE_WORD]), pause, pausing=True)
             elif not rested:
                 # Who has written while this went on may not have rung.
-                control.doze(lambda: control.haste, pause, pausing=True)
+                control.doze(lambda: bool(control.words[HASTE_WORD]), pause, pausing=True)
             elif self._left_alone():
                 return
             else:
