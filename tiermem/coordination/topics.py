@@ -189,13 +189,14 @@ class Topics:
         state = mem.get(layout.consumers, key)
         if state is None:
             return False
+        # First: were this call to end here, the next one would still find what it has to remove.
+        mem.cursor(f"{layout.root}:{key}").delete()
         with mem.batch() as batch:
             batch.delete(layout.consumers, key)
             batch.delete(layout.positions, f"{key}@{state['epoch']}")
             for token in state["claims"]:
                 batch.delete(layout.acks, token)
                 batch.delete(layout.members, token)
-        mem.cursor(f"{layout.root}:{key}").delete()
         return True
 
     def trim(self, pattern: str = "**", *, retention: Retention | None = None, force: bool = False) -> int:
