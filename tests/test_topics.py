@@ -496,6 +496,69 @@ def test_what_a_dead_member_had_goes_to_another(topics: Topics, clock: Simulated
     assert payloads(dead) == [6], "it is a member again"
 
 
+def test_a_member_that_was_away_has_lost_also_what_nobody_had_room_for(topics: Topics, clock: SimulatedClock) -> None:
+    away = topics.subscribe("a", group="g", lease=10.0, prefetch=8)
+    others = [topics.subscribe("a", group="g", lease=10.0, prefetch=2) for _ in range(2)]
+    for number in range(6):
+        topics.publish("a", number)
+    first = away.get(timeout=0)
+    assert first is not None
+    clock.advance(11)
+    assert [payloads(other, 2) for other in others] == [[0, 1], [2, 3]]
+    assert payloads(away) == [4, 5], "each message is one member's"
+    with pytest.raises(LeaseLost):
+        away.ack(first)
+    assert topics.consumers()[0].lag == 6
+
+
+@pytest.mark.parametrize("cause", [KeyboardInterrupt, tiermem.StorageError])
+def test_what_was_claimed_and_never_handed_out_goes_to_another(
+    topics: Topics, mem: Memory, clock: SimulatedClock, monkeypatch: pytest.MonkeyPatch, cause: type[BaseException]
+) -> None:
+    def fails(*_: Any) -> None:
+        raise cause
+
+    member = topics.subscribe("a", group="g", lease=10.0)
+    monkeypatch.setattr("tiermem.coordination._groups.STRIDE", 0)
+    topics.publish("a", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr("tiermem.engine.feed.Cursor.commit", fails)
+        with pytest.raises(cause):
+            member.get(timeout=0)
+    topics.publish("a", 2)
+    assert payloads(member, 1) == [2]
+    clock.advance(9)
+    assert member.get(timeout=0) is None
+    clock.advance(9)
+    assert payloads(member) == [1]
+
+
+def test_a_member_that_lets_go_of_the_log_late_loses_nothing(
+    topics: Topics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(*_: Any) -> None:
+        raise CursorExpired("another member was further")
+
+    member = topics.subscribe("a", group="g")
+    monkeypatch.setattr("tiermem.coordination._groups.STRIDE", 0)
+    monkeypatch.setattr("tiermem.engine.feed.Cursor.commit", late)
+    topics.publish("a", 1)
+    assert payloads(member) == [1]
+
+
+def test_forgetting_can_be_tried_again(topics: Topics, mem: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
+    topics.subscribe("a", consumer="c")
+    for room in (tiermem.engine.feed.Cursor, Memory):
+        with monkeypatch.context() as patch:
+            patch.setattr(room, "delete" if room is not Memory else "batch", lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                topics.forget("c")
+        assert [state.name for state in topics.consumers()] == ["c"]
+    assert topics.forget("c")
+    assert not mem.stats().log.cursors
+    assert not topics.forget("c")
+
+
 def test_a_group_that_is_forgotten(topics: Topics) -> None:
     member = topics.subscribe("a", group="g")
     topics.publish("a", 1)
