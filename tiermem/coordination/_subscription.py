@@ -313,8 +313,10 @@ def group_key(name: str) -> str:
 
 
 def _key(kind: str, name: str) -> str:
-    if not isinstance(name, str) or not 1 <= len(name.encode(errors="replace")) <= 200 or "\0" in name:
+    if not isinstance(name, str) or not 1 <= len(valid := name.encode(errors="replace")) <= 200 or "\0" in name:
         raise InvalidArgument(f"the name of a {kind} is a str of 1 to 200 UTF-8 bytes, not {name!r}")
+    if valid.decode() != name:
+        raise InvalidArgument(f"the name of a {kind} is valid Unicode, not {name!r}")
     return f"{kind}:{name}"
 
 

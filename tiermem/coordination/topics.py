@@ -103,7 +103,10 @@ class Topics:
             InvalidNamespace, EncodingError, InvalidArgument, ReadOnlyError, ClosedError: nothing was published.
             StoreFullError, StorageError: it may have been, and is received once there is room.
         """
-        outlet = self._outlets.get(topic) or self._outlet(topic)
+        try:
+            outlet = self._outlets[topic]
+        except (KeyError, TypeError):
+            outlet = self._outlet(topic)
         if self._max_lag is not None:
             self._check_lag(topic, outlet, self._max_lag)
         mem = self._mem
