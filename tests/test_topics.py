@@ -308,6 +308,7 @@ def test_only_public_operations_are_used(mem: Memory) -> None:
         lambda t: t.subscribe("a", consumer="\ud800"),
         lambda t: t.subscribe("a", group="g", lease=0),
         lambda t: t.subscribe("a", group="g", lease="1"),
+        lambda t: t.subscribe("a", group="g", lease=10**400),
         lambda t: t.subscribe("a", group="g", prefetch=0),
         lambda t: t.subscribe("a").get(timeout=-1),
         lambda t: t.subscribe("a").get(timeout="1"),
@@ -323,6 +324,9 @@ def test_only_public_operations_are_used(mem: Memory) -> None:
         lambda _: Retention(count=1.5),
         lambda _: Retention(age=float("nan")),
         lambda _: Retention(bytes=True),
+        lambda _: Retention(age=10**400),
+        lambda t: t.trim(retention=0),
+        lambda t: t.trim(retention={"count": 1}),
     ],
 )
 def test_bad_input_changes_nothing(topics: Topics, mem: Memory, call: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -154,7 +155,7 @@ class Topics:
         """
         interest = Interest(pattern)
         if group is not None:
-            if isinstance(lease, bool) or not isinstance(lease, (int, float)) or not 0 < lease < float("inf"):
+            if isinstance(lease, bool) or not isinstance(lease, (int, float)) or not 0 < lease <= sys.float_info.max:
                 raise InvalidArgument(f"lease is seconds > 0, not {lease!r}")
             if isinstance(prefetch, bool) or not isinstance(prefetch, int) or prefetch < 1:
                 raise InvalidArgument(f"prefetch is a number of messages ≥ 1, not {prefetch!r}")
@@ -208,6 +209,8 @@ class Topics:
         retention: other limits than those this object was made with. force: also what registered consumers have not
         acknowledged yet; whoever then looks for it gets `LagExceeded`.
         """
+        if retention is not None and not isinstance(retention, Retention):
+            raise InvalidArgument(f"retention is a Retention, not {type(retention).__name__}")
         return sum(
             trim(self._mem, self._layout, topic, retention or self._limits(topic), force=force)
             for topic in self.topics(pattern)
