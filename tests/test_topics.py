@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +210,25 @@ def test_async_iteration(topics: Topics) -> None:
     asyncio.run(scenario())
 
 
+def test_async_iteration_needs_none_of_the_loop_s_threads(topics: Topics) -> None:
+    release = threading.Event()
+
+    async def scenario() -> None:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        busy = asyncio.ensure_future(asyncio.to_thread(release.wait))
+        try:
+            with topics.subscribe("a") as one, topics.subscribe("a") as other:
+                topics.publish("a", 1)
+                for subscription in (one, other):
+                    message = await asyncio.wait_for(anext(subscription), LONG)
+                    assert message.payload == 1
+        finally:
+            release.set()
+            await busy
+
+    asyncio.run(scenario())
+
+
 def test_threads_share_a_subscription(topics: Topics) -> None:
     subscription = topics.subscribe("a")
     for number in range(300):
@@ -241,6 +261,38 @@ def test_a_fork_has_no_subscription_and_may_subscribe(topics: Topics) -> None:
 
     join(in_child(child))
     assert payloads(subscription) == [1, 2]
+
+
+def test_a_fork_does_not_wait_for_a_thread_that_only_its_parent_has(topics: Topics) -> None:
+    subscription = topics.subscribe("a", consumer="c")
+    topics.publish("a", 1)
+    message = asyncio.run(anext(subscription))  # type: ignore[arg-type]  # it is a coroutine
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with subscription._lock:
+            held.set()
+            done.wait(LONG)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert held.wait(LONG)
+
+    def child() -> None:
+        for call in (
+            lambda: subscription.get(timeout=0),
+            lambda: subscription.ack(message),
+            lambda: asyncio.run(anext(subscription)),  # type: ignore[arg-type]
+        ):
+            with pytest.raises(ClosedError):
+                call()
+
+    child_process = in_child(child)
+    try:
+        join(child_process)
+    finally:
+        done.set()
+        thread.join()
 
 
 def test_a_store_that_may_only_be_read(topics: Topics, mem: Memory, tmp_path: Path, clock: SimulatedClock) -> None:
