@@ -445,6 +445,16 @@ def test_an_id_of_ones_own_is_proposed_once(mem: Memory, votes: Votes) -> None:
     assert Votes(mem, namespace="elsewhere").list() == []
 
 
+def test_who_is_started_again_after_the_deadline_finds_its_proposal(votes: Votes, clock: SimulatedClock) -> None:
+    p = votes.propose("halt", electorate=HALT, deadline=START + 5, id="mine")
+    clock.advance(6)
+    assert votes.propose("halt", electorate=HALT, deadline=START + 5, id="mine") == p
+    assert votes.outcome(p) == "expired"
+    with pytest.raises(InvalidArgument, match="deadline"):
+        votes.propose("halt", electorate=HALT, deadline=START + 5, id="another")
+    assert [one.id for one in votes.list()] == [p]
+
+
 def test_who_may_vote(votes: Votes) -> None:
     p = votes.propose("halt", electorate=HALT)
     for stranger in ("signal", "", "Risk", None, 7, ["risk"]):

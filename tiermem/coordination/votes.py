@@ -136,7 +136,8 @@ class Votes:
         if _number("threshold", threshold) == 0:
             raise InvalidArgument("a threshold is above 0")
         end = None if deadline is None else to_epoch(deadline)
-        if end is not None and end <= now:
+        # Who was started again may find what it has proposed over.
+        if end is not None and end <= now and not (id is not None and self._mem.contains(self._namespace, chosen)):
             raise InvalidArgument(f"the deadline {end} is not ahead of {now}")
         terms = {
             "name": name,
