@@ -43,7 +43,7 @@ WEIGHTS: Final = {
 }
 """How often each kind of operation comes up."""
 INTERVALS: Final = (0.001, 0.01, 0.05)
-"""`sync_interval` of one client after the other: the longer, the more is journaled when another decides."""
+"""How long writes of one client after the other wait: the longer, the more is journaled when another decides."""
 NAP: Final = 0.01
 SHOWN: Final = 10
 
@@ -171,7 +171,12 @@ class Client:
 
 def client(link: Link, root: Path, name: str, home: str, interval: float) -> None:
     """The body of one process."""
-    cold = ColdConfig(committer=home, sync_interval=interval, journal_bytes=2**16)  # type: ignore[arg-type]  # of HOMES
+    cold = ColdConfig(
+        committer=home,  # type: ignore[arg-type]  # one of HOMES
+        sync_interval=interval,
+        share_interval=interval,
+        journal_bytes=2**16,
+    )
     with tiermem.open(root, config=Config(cold=cold)) as mem:
         link.say(opened=True)
         Client(link, mem, name).run()
