@@ -85,7 +85,9 @@ def test_a_put_is_committed_sooner_while_another_process_waits_to_see_it(
         mem.put("n", "k", 1, durable=True)
         mem.put("n", "k", 2)
         time.sleep(0.5)
-        assert mem.stats().writes.pending == 1, "alone, it waits"
+        if committer == "thread":
+            # A helper that was asleep commits the first write at once.
+            assert mem.stats().writes.pending == 1, "alone, it waits"
         other = peer(root, config=settings)
         # Whoever opens a store replays the journals; and it takes a moment until that is noticed.
         time.sleep(0.5)
