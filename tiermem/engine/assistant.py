@@ -31,6 +31,8 @@ _STUCK: Final = 8
 """Looks at which nothing had been applied, and the client commits itself."""
 _BEHIND: Final = 2.0
 """A thread has fallen behind when a round takes this many times what a write may wait."""
+_SLOW: Final = 3
+"""Rounds in a row that took too long for the other clients that wait: one alone may have met a slow disk."""
 _PATIENCE: Final = 5.0
 """Seconds a helper has to come up."""
 _FIRST_REST: Final = 1.0
@@ -68,6 +70,7 @@ class Assistant:
         self._closing = False
         self._stood = -1
         self._stuck = 0
+        self._slow = 0
         self._rest = _FIRST_REST
         self._hirable = 0.0
 
@@ -152,7 +155,9 @@ class Assistant:
         cold = store.config.cold
         if not self._welcome or self.present or self._closing or time.monotonic() < self._hirable:
             return
-        if cold.committer == "helper" or seconds > _BEHIND * cold.sync_interval:
+        self._slow = self._slow + 1 if seconds > _BEHIND * store.interval else 0
+        behind = seconds > _BEHIND * cold.sync_interval or self._slow >= _SLOW
+        if cold.committer == "helper" or behind:
             self._hire()
 
     def _hire(self) -> None:

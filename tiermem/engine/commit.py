@@ -30,8 +30,6 @@ ROOM_SLICE: Final = 0.004
 LARGE: Final = 2**18
 LOAD_SLICE: Final = 0.05
 """Where a frame of so many bytes waits for room, a load is under way: an fsync for each would be most of the work."""
-IDLE: Final = 1.0
-"""Seconds between looks at what expired while nothing is written."""
 RETRY: Final = 0.5
 
 
@@ -114,11 +112,10 @@ class Committer:
 
     def _run(self) -> None:
         store, assistant = self.store, self.assistant
-        pause = store.config.cold.sync_interval / 2
         self._hire_if(0.0)
         while not self._stop:
-            if self._event.wait(LOOK if assistant.present else IDLE):
-                self._hurry.wait(pause)
+            if self._event.wait(LOOK):
+                store.gather(self._hurry.wait)
             if self._stop:
                 return
             self._event.clear()
@@ -148,6 +145,9 @@ class Committer:
         store = self.store
         try:
             self.drain()
+            if store.control.stale[0]:
+                # Whoever reads by `ns[key]` alone never looks.
+                store.follower.catch_up()
             self.upkeep.run_if_due()
         except (TiermemError, OSError) as exc:
             if not store.closed:

@@ -105,7 +105,6 @@ class Helper:
 
     def _commit(self) -> None:
         store, control = self._store, self._store.control
-        pause = store.config.cold.sync_interval / 2
         rested = True
         while not self._failed:
             if control.generation > store.generation:
@@ -119,15 +118,21 @@ class Helper:
                 if behind > HASTE:
                     time.sleep(BREATH)
                 else:
-                    control.doze(lambda: control.haste, pause, pausing=True)
+                    store.gather(self._nap)
             elif not rested:
                 # Who has written while this went on may not have rung.
-                control.doze(lambda: control.haste, pause, pausing=True)
+                store.gather(self._nap)
             elif self._left_alone():
                 return
             else:
                 control.doze(lambda: store.journals.behind() > 0, IDLE)
             rested = not behind
+
+    def _nap(self, seconds: float) -> bool:
+        """Sleep so long at most; True if somebody is in haste."""
+        control = self._store.control
+        control.doze(lambda: control.haste, seconds, pausing=True)
+        return control.haste
 
     def _left_alone(self) -> bool:
         """True if there is no other client, and whoever comes finds no helper."""

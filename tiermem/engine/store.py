@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from time import time_ns
+from time import monotonic, time_ns
 from typing import TYPE_CHECKING
 from weakref import WeakMethod
 
@@ -20,6 +20,7 @@ from tiermem.codec.frame import STREAM
 from tiermem.codec.operation import DELETE, PUT, Operation, pack_operation, unpack_operations
 from tiermem.config import Config
 from tiermem.engine import generations
+from tiermem.engine.assistant import LOOK
 from tiermem.engine.commit import Committer
 from tiermem.engine.follower import Follower
 from tiermem.engine.indexing import Indexing
@@ -113,6 +114,19 @@ class Store:
         """What does not work as it should at this moment, in words."""
         lanes = [] if self._sealer is None else self._sealer.lanes
         return [*self.degraded.values(), *(trouble for lane in lanes for trouble in lane.failed.values())]
+
+    @property
+    def interval(self) -> float:
+        """Seconds that a write may wait to be committed: fewer where other clients wait to see it."""
+        cold = self.config.cold
+        return min(cold.sync_interval, cold.share_interval) if self.control.shared() else cold.sync_interval
+
+    def gather(self, nap: Callable[[float], bool]) -> None:
+        """Wait while writes gather for a commit, unless `nap`, told to sleep for so many seconds, says to hurry."""
+        began = monotonic()
+        # Others that wait to see them may come meanwhile.
+        while (left := began + self.interval / 2 - monotonic()) > 0 and not nap(min(LOOK, left)):
+            pass
 
     def stop_sealing(self) -> None:
         """End what builds segments, if anything does."""
