@@ -332,7 +332,8 @@ class Locks:
                 free = (now if free is None else free) if open_to_all else None
                 turn = math.inf if free is None else free + place * GRACE
                 if now >= turn or (now >= due and state.admits(claim)):
-                    if hold.take(state, place):
+                    # Whoever only tries leaves the queue as it is.
+                    if hold.take(state, place if entered else 0):
                         return True
                 elif now >= due:
                     break
