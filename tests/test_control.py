@@ -313,6 +313,30 @@ def test_the_helper_is_called_only_where_it_sleeps(
     finish(helper)
 
 
+def test_a_helper_that_lets_writes_gather_is_called_in_haste_only(
+    control: Control, other: Callable[..., subprocess.Popen[str]]
+) -> None:
+    helper = other(
+        """
+        from tiermem.tiers.control import HASTE
+        control.helper = slot
+        print('ready', flush=True)
+        control.doze(lambda: control.words[HASTE] != 0, 60.0, pausing=True)
+        """
+    )
+    while control._map[module._WAITING + 1] != module._PAUSING:
+        time.sleep(0.001)
+    control.call_helper()
+    control.publish(5, 1)
+    time.sleep(0.05)
+    assert helper.poll() is None
+    assert control._map[module._WAITING + 1] == module._PAUSING
+    control.call_helper(haste=True)
+    finish(helper)
+    # Whoever was in haste before it dozed is seen by it.
+    finish(other(f"control.doze(lambda: control.words[{module.HASTE}] != 0, 60.0, pausing=True)"))
+
+
 # --------------------------------------------------------------------------------------------------------------- clocks
 
 

@@ -23,6 +23,7 @@ from tiermem.config import Config, VectorConfig
 from tiermem.engine import opening
 from tiermem.engine.assistant import LOCK, LOG, READY, Orders
 from tiermem.errors import LockTimeout
+from tiermem.tiers.control import HASTE as HASTE_WORD
 from tiermem.tiers.filelock import exclusive, hold
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ class Helper:
                 # What was left is on the disk as long as anybody has it open.
                 store.move_to(control.generation)
             # Before it is looked: whoever is in haste from here on may not be seen.
-            control.haste = False
+            control.words[HASTE_WORD] = 0
             behind = store.journals.behind()
             if behind:
                 store.committer.commit(others=True, budget=SLICE if behind < FLOOD else FLOOD_SLICE)
@@ -131,8 +132,8 @@ class Helper:
     def _nap(self, seconds: float) -> bool:
         """Sleep so long at most; True if somebody is in haste."""
         control = self._store.control
-        control.doze(lambda: control.haste, seconds, pausing=True)
-        return control.haste
+        control.doze(lambda: control.words[HASTE_WORD] != 0, seconds, pausing=True)
+        return control.words[HASTE_WORD] != 0
 
     def _left_alone(self) -> bool:
         """True if there is no other client, and whoever comes finds no helper."""

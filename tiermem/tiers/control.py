@@ -35,8 +35,8 @@ _HELPER: Final = 24
 """One more than the slot of the helper process; 0 if there is none."""
 _ANNOUNCED: Final = 32
 _SLOT_BITS: Final = 9
-_HASTE: Final = 40
-"""1 from when a client wants what it has journaled committed at once until the helper begins to."""
+HASTE: Final = 40
+"""1 from when a client wants what it has journaled committed at once until the helper looks for that."""
 _FIRST_ROW: Final = _HEADER_BYTES // 8
 _TIME: Final = 0
 _LOCK: Final = 1
@@ -218,18 +218,9 @@ class Control:
         slot = self.helper
         if haste:
             # First: it looks at the word after it has said that it sleeps.
-            self.words[_HASTE] = 1
+            self.words[HASTE] = 1
         if slot >= 0 and self._map[_WAITING + slot] in ((_DOZING, _PAUSING) if haste else (_DOZING,)):
             self._ring(slot)
-
-    @property
-    def haste(self) -> bool:
-        """A client wants a commit at once; who commits sets it to False before it looks at what is journaled."""
-        return self.words[_HASTE] != 0
-
-    @haste.setter
-    def haste(self, wanted: bool) -> None:
-        self.words[_HASTE] = int(wanted)
 
     def even(self, counter: int) -> None:
         """This client has read everything up to where the counter stood.
