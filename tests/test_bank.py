@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -484,6 +485,31 @@ def test_two_banks_on_a_store_agree(mem: tiermem.Memory, trail: tiermem.Trajecto
     assert apart.recall(EAST) == []
 
 
+def test_threads_that_tell_and_ask_do_not_disturb_each_other(mem: tiermem.Memory, trail: tiermem.Trajectories) -> None:
+    bank = ReasoningBank(mem)
+    good, _ = taught(bank, trail, (EAST, 20, 0), (NORTH, 0, 20))
+
+    def tell(_: int) -> int:
+        run = ended(trail, EAST, True)
+        bank.used(good, run)
+        told = bank.learn(run)
+        bank.distil()
+        return told
+
+    def ask(turn: int) -> float:
+        (hit,) = bank.recall(EAST, k=1, as_of=None if turn % 2 else START)
+        return hit.lesson.held.a - hit.lesson.support
+
+    with ThreadPoolExecutor(4) as pool:
+        told, asked = pool.map(tell, range(12)), list(pool.map(ask, range(100)))
+        # It is judged by learning, or by the distilling of another thread, which comes first.
+        assert sum(told) <= 12
+    assert all(-12.0 <= one <= 13.0 for one in asked)
+    lesson = bank.lesson(good.id)
+    assert lesson is not None
+    assert (len(lesson.uses), lesson.support, lesson.held) == (12, 32, Beta(33.0, 1.0))
+
+
 def test_other_processes_learn_at_the_same_time_and_nothing_is_lost(
     tmp_path: Path, run_python: Callable[..., Any]
 ) -> None:
@@ -530,4 +556,11 @@ def test_a_version_that_is_gone_is_told(mem: tiermem.Memory, trail: tiermem.Traj
     taught(ReasoningBank(mem), trail, (EAST, 20, 0))
     mem.delete_many("lessons/lessons", prefix="")
     with pytest.raises(tiermem.CorruptionError, match="version 1"):
+        ReasoningBank(mem).recall(EAST)
+
+
+@pytest.mark.parametrize("entry", [1, {"op": "learn"}, {"op": "nothing", "known_at": 1.0}])
+def test_an_entry_that_is_none_is_told(mem: tiermem.Memory, entry: Any) -> None:
+    mem.put("lessons/log", "000000000000", entry)
+    with pytest.raises(tiermem.TiermemError, match="Entry"):
         ReasoningBank(mem).recall(EAST)
