@@ -343,6 +343,7 @@ def test_confidence_comes_from_the_count() -> None:
     assert confidence(0, 3) == pytest.approx(1 - 0.5**4)
     assert confidence(2, 1) == pytest.approx(float(tail(2, 3, Fraction(1, 2))))
     assert confidence(60, 40) > confidence(6, 4) > 0.5
+    assert Beta.given(500_000, 1_000_000).above(0.5) == pytest.approx(0.5, abs=1e-6), "of many, too"
     verdict = DirectionHit().judge(of(*[(1.0, 1.0)] * 8, *[(1.0, -1.0)] * 2))
     assert (verdict.low, verdict.high) == wilson(8, 10)
 
@@ -359,6 +360,9 @@ def test_confidence_comes_from_the_count() -> None:
         lambda: Beta.given(3, 2),
         lambda: Beta().below(1.5),
         lambda: Beta().above(math.nan),
+        lambda: Beta(0.0, 1.0).below(0.5),
+        lambda: Beta(1.0, math.nan).above(0.5),
+        lambda: Beta(1e12, 1e12).above(0.5),
     ],
 )
 def test_counts_and_shares_that_are_none(call: Any) -> None:
