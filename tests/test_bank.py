@@ -151,7 +151,9 @@ def test_what_became_of_the_runs_that_used_a_lesson_counts(
     warned = bank.lesson(bad.id)
     assert warned is not None
     assert warned.held == Beta(1 + 18 + 2, 1 + 2 + 1)
-    assert bank.lesson(good.id, as_of=before).effect is None  # type: ignore[union-attr]
+    earlier = bank.lesson(good.id, as_of=before)
+    assert earlier is not None
+    assert earlier.effect is None
     # Distilled again they are evidence, but are not counted twice.
     (again,) = bank.distil()
     assert (again.id, again.support, again.held) == (good.id, 23, after.held)
@@ -173,12 +175,12 @@ def test_mistakes_are_told_and_change_nothing(
         lambda: bank.learn(f"{run.id[:-1]}x"),
         lambda: bank.used("nothing", run),
         lambda: bank.used(good, "no id"),
-        lambda: bank.used(3, run),  # type: ignore[arg-type]
+        lambda: bank.used(3, run),  # type: ignore[arg-type]  # the wrong type is what is tried
         lambda: bank.restore(good, 2),
         lambda: bank.restore("nothing", 1),
         lambda: bank.learn(run, as_of=START - 1.0),
         lambda: bank.distil(as_of=START - 1.0),
-        lambda: bank.distil(since="now"),  # type: ignore[arg-type]
+        lambda: bank.distil(since="now"),  # type: ignore[arg-type]  # the wrong type is what is tried
         lambda: bank.consolidate(as_of=START - 1.0),
         lambda: bank.recall(EAST, k=0),
         lambda: bank.recall(EAST, k=True),
@@ -186,7 +188,7 @@ def test_mistakes_are_told_and_change_nothing(
         lambda: bank.recall(np.zeros(3)),
         lambda: bank.recall([[1.0, 0.0, 0.0]]),
         lambda: bank.recall([float("nan"), 0.0, 0.0]),
-        lambda: bank.recall({"a": 1}),  # type: ignore[arg-type]
+        lambda: bank.recall({"a": 1}),  # type: ignore[arg-type]  # the wrong type is what is tried
         lambda: bank.recall(EAST, where={"kind": {"$like": "x"}}),
         lambda: bank.recall(EAST, as_of=float("inf")),
         lambda: ReasoningBank(mem, name="a//b"),
