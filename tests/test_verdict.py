@@ -175,7 +175,7 @@ def test_somebody_is_asked() -> None:
     assert Ask(lambda text: "insufficient, who knows").judge(run).label == "insufficient"
     for answer in ("", "It went well", "correctly", None, 7):
         with pytest.raises(InvalidArgument):
-            Ask(lambda text, answer=answer: answer).judge(run)  # type: ignore[misc]  # mypy has no type for the default
+            Ask(lambda text, answer=answer: answer).judge(run)
 
 
 @pytest.mark.parametrize("judge", PREDICTION_JUDGES)
@@ -193,7 +193,7 @@ def test_what_is_no_number_is_refused(judge: Judge, pair: tuple[Any, Any]) -> No
         lambda: Bands(-0.1, 0.25),
         lambda: Bands(math.nan, 0.25),
         lambda: Bands(least=0),
-        lambda: Bands(least=1.5),  # type: ignore[arg-type]  # the wrong type is what is tried
+        lambda: Bands(least=1.5),
         lambda: RelativeError(scale=0.0),
         lambda: Threshold(0.0),
         lambda: Threshold(1.0, very_wrong=0.5),
