@@ -231,7 +231,7 @@ def test_a_cursor_on_the_empty_namespace_is_refused(mem: tiermem.Memory) -> None
     assert not found, "\n".join(found)
 
 
-@pytest.mark.parametrize("pattern", ["**/a", "*/a", "a*", "desk/*/x", "de*/**", "desk/***", "a//**", "\ud800/**"])
+@pytest.mark.parametrize("pattern", ["a*", "**/a*", "de*/**", "desk/***", "a//**", "\ud800/**"])
 def test_a_bad_pattern(mem: tiermem.Memory, pattern: str) -> None:
     words = "(?i)pattern|namespace"
     found = complaints(mem, lambda: mem.search_similar(pattern, [1, 0, 0]), InvalidArgument, words, pattern)

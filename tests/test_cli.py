@@ -42,7 +42,7 @@ COMMANDS = (
         "put",
         "delete",
     ),
-    *("scan", "latest", "search", "changes", "trajectories", "lessons", "export", "import"),
+    *("scan", "latest", "search", "changes", "trajectories", "lessons", "export", "import", "locks", "votes"),
 )
 
 
@@ -408,6 +408,39 @@ def test_changes(cli: Cli, store: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------- whole stores
+
+
+def test_locks_and_votes(cli: Cli, tmp_path: Path) -> None:
+    path, clock = tmp_path / "agreed", tiermem.SimulatedClock(1000.0)
+    with tiermem.open(path, clock=clock) as mem:
+        locks, votes = tiermem.Locks(mem), tiermem.Votes(mem)
+        lease = locks.acquire("rebalance", ttl=30.0, owner="desk")
+        locks.acquire("book", shared=True, ttl=30.0, owner="reader")
+        locks.acquire("api", permits=2, ttl=30.0, owner="caller")
+        locks.acquire("gone", ttl=1.0)
+        p = votes.propose("halt", electorate={"risk": 2.0, "desk": 1.0}, payload={"why": "px"}, deadline=1060.0)
+        votes.cast(p, "desk", approve=False)
+        q = votes.propose("resume", electorate={"risk": 2.0})
+        votes.cast(q, "risk", approve=True)
+    rows = cli("locks", path, "--now", "1005", "--json").lines
+    assert [row["name"] for row in rows] == ["api", "book", "rebalance"]
+    assert rows[2] == {
+        "name": "rebalance",
+        "holders": [{"owner": "desk", "fence": lease.fence, "expires_at": 1030.0, "permits": 1}],
+        "waiting": [],
+    }
+    shown = cli("locks", path, "--now", "1005").out
+    for text in ("rebalance", "desk", "exclusive", "shared", "1 of 2", str(lease.fence), "25.0 s"):
+        assert text in shown
+    assert "gone" not in shown
+    assert cli("locks", path, "--namespace", "elsewhere", "--json").lines == []
+    rows = cli("votes", path, "--json").lines
+    assert [(row["id"], row["outcome"]) for row in rows] == [(p, "pending"), (q, "approved")]
+    assert rows[0]["history"] == [{"member": "desk", "approve": False, "at": 1000.0}]
+    assert cli("votes", path, "--outcome", "approved", "--json").lines == [rows[1]]
+    shown = cli("votes", path).out
+    for text in ("−desk 1", "?risk 2", "+risk 2", "pending", "approved", "1970-01-01 00:17:40", '{"why": "px"}'):
+        assert text in shown
 
 
 def test_stats_and_namespaces(cli: Cli, store: Path) -> None:

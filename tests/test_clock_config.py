@@ -85,6 +85,14 @@ def test_the_system_clock_is_the_machine_s() -> None:
     assert SystemClock().domain == "real"
 
 
+def test_a_store_shows_its_clock(tmp_path: Path) -> None:
+    clock = SimulatedClock(5.0)
+    with tiermem.open(tmp_path / "simulated", clock=clock) as mem:
+        assert mem.clock is clock
+    with tiermem.open(tmp_path / "real") as mem:
+        assert mem.clock.domain == "real"
+
+
 def test_a_simulated_clock_moves_when_told() -> None:
     clock = SimulatedClock(datetime(2024, 5, 1, tzinfo=UTC))
     start = datetime(2024, 5, 1, tzinfo=UTC).timestamp()

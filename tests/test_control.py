@@ -187,8 +187,9 @@ def test_counter_and_generation(control: Control, root: Path) -> None:
     again = Control(root)
     assert again.counter == counter, "an intact page is kept"
     again.close()
-    control.publish(42, 3)
-    assert control.counter != counter
+    assert control.announced == 41
+    control.publish(41, 3)
+    assert control.counter != counter, "what is announced again is heard again"
 
 
 @pytest.mark.parametrize("damage", ["missing", "short", "foreign", "empty"])
@@ -376,6 +377,27 @@ def test_a_commit_wakes_the_threads_that_wait(control: Control, waiters: int) ->
     assert results == [True] * waiters
 
 
+def test_no_thread_hears_what_was_meant_for_all(control: Control, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_NAP", LONG)
+    rounds, heard = 100, [0] * 4
+
+    def listen(number: int) -> None:
+        seen = 0
+        while heard[number] < rounds:
+            control.wait(seen, LONG)
+            seen = control.counter
+            heard[number] = control.announced
+
+    threads = [threading.Thread(target=listen, args=(number,), daemon=True) for number in range(len(heard))]
+    for thread in threads:
+        thread.start()
+    for round_ in range(1, rounds + 1):
+        control.publish(round_, 0)
+        assert eventually(lambda round_=round_: heard == [round_] * len(heard)), f"round {round_}: {heard}"
+    for thread in threads:
+        thread.join(LONG / 2)
+
+
 def test_a_reader_without_a_slot_waits_too(control: Control, root: Path) -> None:
     reader = Control(root, read_only=True)
     assert not reader.wait(reader.counter, 0.03)
@@ -463,7 +485,7 @@ def test_a_bell_that_cannot_be_rung(control: Control, monkeypatch: pytest.Monkey
     control._map[1024 + 7] = 1
     # The commit it announces stands: who sleeps there looks again after a nap.
     control.publish(1, 1)
-    assert (control.counter & 0xFFFF, control._map[1024 + 7]) == (1, 1)
+    assert (control.announced, control._map[1024 + 7]) == (1, 1)
 
 
 def test_the_mark_goes_with_the_last_sleeper(control: Control) -> None:

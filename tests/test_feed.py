@@ -466,3 +466,50 @@ def test_who_was_left_behind_by_the_log_starts_anew(trimming: Memory, tmp_path: 
         assert [hit.key for hit in trimming.search_similar("a", [1, 0])] == ["new", "mine"]
     finally:
         other.leave()
+
+
+# ---------------------------------------------------------------------------------------------------------------- haste
+
+
+@pytest.mark.parametrize("home", ["inline", "thread", "helper"])
+def test_what_is_in_haste_does_not_wait_for_the_interval(tmp_path: Path, home: Any) -> None:
+    slow = Config(cold=tiermem.ColdConfig(committer=home, journal_bytes=2**20, sync_interval=60.0))
+    with tiermem.open(tmp_path / "store", config=slow) as mem:
+        assert home != "helper" or eventually(lambda: mem.stats().writes.committer == "helper")
+        other = Peer(tmp_path / "store", config=slow)
+        try:
+            for number in range(20):
+                mem.put("a", f"k{number}", number)
+                mem.flush(wait=False)
+                assert eventually(lambda number=number: other.contains("a", f"k{number}")), number
+        finally:
+            other.leave()
+
+
+def test_haste_changes_nothing_where_nothing_may_be_written(tmp_path: Path) -> None:
+    with tiermem.open(tmp_path / "store") as mem:
+        mem.put("a", "k", 1)
+    with tiermem.open(tmp_path / "store", read_only=True) as mem:
+        mem.flush(wait=False)
+        mem.flush()
+        assert mem.get("a", "k") == 1
+    with pytest.raises(ClosedError):
+        mem.flush(wait=False)
+
+
+def test_a_cursor_keeps_any_position_up_to_the_end(mem: Memory) -> None:
+    cursor = mem.cursor("c", start=0)
+    for number in range(5):
+        mem.put("a", f"k{number}", number)
+    assert len(list(cursor)) == 5
+    cursor.commit(2)
+    assert cursor.position == 5, "what was yielded was yielded"
+    assert keys(mem.cursor("c")) == ["k2", "k3", "k4"]
+    for wrong in (6, -1, True, "2"):
+        with pytest.raises(InvalidArgument):
+            cursor.commit(wrong)
+    assert mem.cursor("c").position == 2
+
+
+def test_the_clock_of_a_store(mem: Memory, clock: SimulatedClock) -> None:
+    assert mem.clock is clock

@@ -292,7 +292,9 @@ def test_it_sweeps_by_the_clients_clock(root: Path) -> None:
         assert mem.stats().cold.entries == 2, "by this clock it is not over"
         clock.advance(11)
         mem.put("n", "other", 1)
-        assert eventually(lambda: mem.stats().cold.entries == 2)
+        assert eventually(lambda: ("expire", "k") in [(change.op, change.key) for change in mem.changes(after=0)])
+        assert eventually(lambda: applied(mem))
+        assert mem.stats().cold.entries == 2
         assert mem.get("n", "stays") == 1
 
 
@@ -449,11 +451,12 @@ def test_a_commit_of_two_clients_leaves_neither_unheard(root: Path) -> None:
         arrived(root, mem)
         peer = Peer(root, config=HELPED)
         try:
-            for number in range(20):
+            for number in range(40):
                 mem.put("n", "mine", number)
+                assert mem._store.committer.roused
                 peer.put("n", "theirs", number)
-                assert eventually(lambda number=number: mem.get("n", "theirs") == number)
-            assert eventually(lambda: applied(mem))
-            assert not mem._store.committer.roused, "the next put rings"
+                peer.flush()
+                assert mem.get("n", "theirs") == number
+                assert not mem._store.committer.roused, "the next put rings"
         finally:
             peer.leave()

@@ -317,7 +317,8 @@ def test_a_walk_is_planned_only_where_it_is_cheaper(rows: int, share: float, k: 
         assert allowed > k
     else:
         assert way == planner.EXACTLY
-    assert not planner.plan(rows, min(rows, planner.FEW * 32), k, effort).effort
+    few = planner.FEW * max(effort or planner.EFFORT, k)
+    assert not planner.plan(rows, min(rows, few), k, effort).effort
     # The fewer are allowed, the broader is the walk.
     whole = planner.plan(rows, rows, k, effort)
     assert not way.effort or whole.effort <= way.effort

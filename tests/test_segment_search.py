@@ -186,8 +186,24 @@ def test_odd_rows_are_compared_without_making_all_odd(metric: str) -> None:
         for query in draw(20, 16, 20):
             chosen = shortlist(metric, matrix @ query, squares, query, 10)
             scores = exact_scores(metric, matrix, query)
-            assert set(np.argsort(-scores, kind="stable")[:10].tolist()) <= set(chosen.tolist())
+            best = set(np.argsort(-scores, kind="stable")[:10].tolist())
+            assert best <= set(chosen.tolist())
             assert len(chosen) < 100
+
+
+@each_metric
+def test_rows_below_a_score_are_not_listed(metric: str) -> None:
+    matrix = draw(5000, 16, 21)
+    squares = np.einsum("ij,ij->i", matrix, matrix)
+    for query in draw(20, 16, 22):
+        scores = exact_scores(metric, matrix, query)
+        ranked = np.argsort(-scores, kind="stable")
+        for place in (0, 5, 9, 2000):
+            least = float(scores[ranked[place]])
+            chosen = shortlist(metric, matrix @ query, squares, query, 10, least)
+            assert set(ranked[: min(place + 1, 10)].tolist()) <= set(chosen.tolist())
+            assert len(chosen) < 15
+        assert not len(shortlist(metric, matrix @ query, squares, query, 10, float(scores.max()) + 1.0))
 
 
 @pytest.fixture(autouse=True)

@@ -10,6 +10,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from tiermem import namespaces as namespaces
 from tiermem.clock import SimulatedClock, SystemClock
 from tiermem.config import CodecConfig, ColdConfig, Config, HotConfig, VectorConfig
 from tiermem.embedder import HashEmbedder
@@ -32,6 +33,7 @@ from tiermem.errors import (
     InvalidKey,
     InvalidNamespace,
     InvalidVector,
+    LagExceeded,
     LeaseLost,
     LockTimeout,
     MissingExtra,
@@ -42,11 +44,16 @@ from tiermem.errors import (
     TiermemError,
     TimeDomainMismatch,
     VersionConflict,
+    VoteRefused,
 )
 from tiermem.policy.eviction import LRU
 from tiermem.types import UNSET, Change, Guard, Hit, Item, Record
 
 if TYPE_CHECKING:
+    from tiermem.coordination.agents import Agent, Agents
+    from tiermem.coordination.locks import Holder, Lease, Locks, LockState
+    from tiermem.coordination.topics import Message, Retention, Subscription, Topics
+    from tiermem.coordination.votes import Ballot, Proposal, Votes
     from tiermem.engine.aio import AsyncMemory, open_async
     from tiermem.reasoning._consolidation import Upkeep
     from tiermem.reasoning._ranking import Ranking
@@ -61,19 +68,32 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _LATER = {
+    "Agent": "tiermem.coordination.agents",
+    "Agents": "tiermem.coordination.agents",
     "AsyncMemory": "tiermem.engine.aio",
+    "Ballot": "tiermem.coordination.votes",
     "CheckReport": "tiermem.reports",
     "Distiller": "tiermem.reasoning.distill",
+    "Holder": "tiermem.coordination.locks",
+    "Lease": "tiermem.coordination.locks",
     "Lesson": "tiermem.reasoning.lesson",
     "LessonHit": "tiermem.reasoning.lesson",
+    "LockState": "tiermem.coordination.locks",
+    "Locks": "tiermem.coordination.locks",
+    "Message": "tiermem.coordination.topics",
+    "Proposal": "tiermem.coordination.votes",
     "Ranking": "tiermem.reasoning._ranking",
     "ReasoningBank": "tiermem.reasoning.bank",
+    "Retention": "tiermem.coordination.topics",
     "Stats": "tiermem.reports",
     "Step": "tiermem.trajectory.types",
+    "Subscription": "tiermem.coordination.topics",
+    "Topics": "tiermem.coordination.topics",
     "Trajectories": "tiermem.trajectory.trajectories",
     "Trajectory": "tiermem.trajectory.types",
     "Upkeep": "tiermem.reasoning._consolidation",
     "Verdict": "tiermem.trajectory.types",
+    "Votes": "tiermem.coordination.votes",
     "open_async": "tiermem.engine.aio",
 }
 """Names that are imported when they are first asked for: most programs need none of them."""
@@ -95,7 +115,10 @@ def __dir__() -> list[str]:
 __all__ = [
     "LRU",
     "UNSET",
+    "Agent",
+    "Agents",
     "AsyncMemory",
+    "Ballot",
     "Batch",
     "Change",
     "CheckReport",
@@ -116,6 +139,7 @@ __all__ = [
     "GuardFailed",
     "HashEmbedder",
     "Hit",
+    "Holder",
     "HotConfig",
     "IncompatibleFormatError",
     "InvalidArgument",
@@ -123,32 +147,43 @@ __all__ = [
     "InvalidNamespace",
     "InvalidVector",
     "Item",
+    "LagExceeded",
+    "Lease",
     "LeaseLost",
     "Lesson",
     "LessonHit",
+    "LockState",
     "LockTimeout",
+    "Locks",
     "Memory",
+    "Message",
     "MissingExtra",
     "Namespace",
+    "Proposal",
     "Ranking",
     "ReadOnlyError",
     "ReasoningBank",
     "Record",
     "RecordNotFound",
+    "Retention",
     "SimulatedClock",
     "Stats",
     "Step",
     "StorageError",
     "StoreFullError",
+    "Subscription",
     "SystemClock",
     "TiermemError",
     "TimeDomainMismatch",
+    "Topics",
     "Trajectories",
     "Trajectory",
     "Upkeep",
     "VectorConfig",
     "Verdict",
     "VersionConflict",
+    "VoteRefused",
+    "Votes",
     "__version__",
     "open",
     "open_async",

@@ -12,6 +12,7 @@ TiermemError
 ├── VersionConflict           compare-and-set lost
 ├── GuardFailed               the guarding record is at another version
 ├── CursorExpired             the change log was trimmed past the position
+├── LagExceeded               a consumer is too far behind, or messages were trimmed before it read them
 ├── RecordNotFound            (KeyError)   update or touch of a record that is not there
 ├── InvalidArgument           (ValueError)
 │   ├── InvalidNamespace
@@ -23,6 +24,7 @@ TiermemError
 ├── EncodingError             (TypeError)  a value or metadata that cannot be stored
 ├── LockTimeout               (TimeoutError)
 ├── LeaseLost
+├── VoteRefused               not of the electorate, or the vote is over
 └── MissingExtra              (ImportError)
 """
 
@@ -88,6 +90,10 @@ class CursorExpired(TiermemError):
     """The change log no longer holds the position asked for."""
 
 
+class LagExceeded(TiermemError):
+    """A consumer is further behind than allowed, or so far that messages were trimmed before it could read them."""
+
+
 class RecordNotFound(TiermemError, KeyError):
     """`update` or `touch` of a record that is not there."""
 
@@ -134,6 +140,10 @@ class LockTimeout(TiermemError, TimeoutError):
 
 class LeaseLost(TiermemError):
     """A lease has expired or passed to another owner."""
+
+
+class VoteRefused(TiermemError):
+    """A vote of one who is not of the electorate, or on a proposal that is decided or past its deadline."""
 
 
 class MissingExtra(TiermemError, ImportError):

@@ -152,25 +152,28 @@ def writing(document: Document) -> Iterator[Requirement]:
         disk = found["disk_bytes_compacted"] / found["disk_bytes_fresh"]
         yield Requirement(texts[2], f"{disk:.2f} ×", disk <= 1.3)
     texts = (
-        f"search at {PUTS_PER_SECOND:,} puts/s: p95 < 2 ms",
-        f"search at {PUTS_PER_SECOND:,} puts/s: recall ≥ 0.98",
+        f"searches at {PUTS_PER_SECOND:,} puts/s, one after the other: p95 < 2 ms",
+        f"the same, {SEARCHES_PER_SECOND} searches/s: p95 < 2 ms",
+        f"searches at {PUTS_PER_SECOND:,} puts/s: recall ≥ 0.98",
         "`put_many` of 1,000 × 384: p50 < 10 ms",
     )
     found = next(iter(document["ingest"].values()), None)
     if found is None:
         yield from map(Requirement, texts)
         return
-    rates = f"{found['puts_per_second']:,.0f} puts/s and {found['searches_per_second']:,.0f} searches/s were reached"
-    fed = found["puts_per_second"] >= 0.95 * PUTS_PER_SECOND
-    kept = fed and found["searches_per_second"] >= 0.95 * SEARCHES_PER_SECOND
-    p95 = found["searches"]["p95"]
-    if p95 is None:
-        yield Requirement(texts[0])
-    else:
-        yield Requirement(texts[0], f"{p95 / 1e3:.2f} ms; {rates}", kept and p95 < 2000)
-    yield Requirement(texts[1], f"{found['recall']:.4f}; {rates}", fed and found["recall"] >= 0.98)
+    fed = True
+    for text, name in zip(texts, ("searches", "paced"), strict=False):
+        turn = found[name]
+        fed = fed and turn["puts_per_second"] >= 0.95 * PUTS_PER_SECOND
+        kept = fed and turn["per_second"] >= 0.95 * SEARCHES_PER_SECOND
+        if turn["p95"] is None:
+            yield Requirement(text)
+            continue
+        rates = f"{turn['puts_per_second']:,.0f} puts/s and {turn['per_second']:,.0f} searches/s were reached"
+        yield Requirement(text, f"{turn['p95'] / 1e3:.2f} ms; {rates}", kept and turn["p95"] < 2000)
+    yield Requirement(texts[2], f"{found['recall']:.4f}", fed and found["recall"] >= 0.98)
     p50 = found["batches"]["p50"]
-    yield Requirement(texts[2], f"{p50 / 1e3:.2f} ms", p50 < 10_000)
+    yield Requirement(texts[3], f"{p50 / 1e3:.2f} ms", p50 < 10_000)
 
 
 def starting(document: Document) -> Iterator[Requirement]:

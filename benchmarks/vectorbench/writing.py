@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from _workload import disk_bytes
 
 import tiermem
 from vectorbench import ours
-from vectorbench.data import CHUNK, DIMENSION, QUERIES, SEED, DataSet, FloatArray, Step, buckets, drawn
+from vectorbench.data import CHUNK, DIMENSION, SEED, DataSet, FloatArray, Step, buckets, drawn
 from vectorbench.measure import exact, memory, percentiles, recall
 from vectorbench.subject import key_of, metadata_of, row_of, value_of
 
@@ -148,52 +149,64 @@ class Writer(threading.Thread):
 
 
 def ingest(data: DataSet, path: Path, seconds: float, step: Step) -> dict[str, Any]:
-    """Steady puts in one thread, steady searches in another, on top of a data set; then batches on their own."""
+    """Steady puts in one thread on top of a data set, searches in another; then batches on their own.
+
+    First the searches come one after the other, then some at a time: a core that slept has cold caches.
+    """
     count = int(seconds * PUTS_PER_SECOND)
-    added = drawn(count, ROUNDS)
+    added = drawn(2 * count, ROUNDS)
+    found: dict[str, Any] = {"rows_before": data.rows}
     with tiermem.open(path / "store") as mem:
         ours.load(mem, data.base, buckets(data.rows), step)
         search = ours.searching(mem)
         for query in data.warm:
             search(query)
-        writer = Writer(mem, added, data.rows)
-        spent: list[int] = []
-        clock = time.perf_counter_ns
-        start = time.perf_counter()
-        writer.start()
-        while writer.is_alive():
-            wait = start + len(spent) / SEARCHES_PER_SECOND - time.perf_counter()
-            if wait > 0:
-                time.sleep(wait)
-            query = data.queries[len(spent) % QUERIES]
-            begun = clock()
-            search(query)
-            spent.append(clock() - begun)
-            if len(spent) % (10 * SEARCHES_PER_SECOND) == 0:
-                step(f"{len(writer.spent):,} of {count:,} puts")
-        lasted = time.perf_counter() - start
-        writer.join()
-        if writer.failure is not None:
-            raise writer.failure
-        queries = data.queries[:QUERIES]
-        answers = [search(query) for query in queries]
-        at_once = ours.figures(mem)
+        for turn, (name, pause) in enumerate((("searches", 0.0), ("paced", 1 / SEARCHES_PER_SECOND))):
+            writer = Writer(mem, added[turn * count :][:count], data.rows + turn * count)
+            found[name] = beside(writer, search, data.queries, pause, step)
+        answers = [search(query) for query in data.queries]
+        found["stats"] = ours.figures(mem)
         step("searched")
         whole = np.concatenate([data.base, added])
         rows = [np.array(ours.rows_of(answer), np.int64) for answer in answers]
-        found = {
-            "rows_before": data.rows,
-            "puts": {"count": len(writer.spent), **percentiles(writer.spent), "max": max(writer.spent) / 1e3},
-            "puts_per_second": count / writer.seconds,
-            "searches": {"count": len(spent), **percentiles(spent), "max": max(spent) / 1e3},
-            "searches_per_second": len(spent) / lasted,
-            "recall": recall(whole, queries, rows, exact(whole, queries)),
-            "stats": at_once,
-            "memory": memory(),
-        }
+        found["recall"] = recall(whole, data.queries, rows, exact(whole, data.queries))
+        found["memory"] = memory()
         step("recall known")
         found["batches"] = batches(mem)
     return found
+
+
+def beside(
+    writer: Writer, search: Callable[[FloatArray], Any], queries: FloatArray, pause: float, step: Step
+) -> dict[str, Any]:
+    """Search while the writer writes, one query every `pause` seconds or as soon as the last is answered."""
+    spent: list[int] = []
+    clock = time.perf_counter_ns
+    start = told = time.perf_counter()
+    writer.start()
+    while writer.is_alive():
+        wait = start + len(spent) * pause - time.perf_counter()
+        if wait > 0:
+            time.sleep(wait)
+        query = queries[len(spent) % len(queries)]
+        begun = clock()
+        search(query)
+        spent.append(clock() - begun)
+        if time.perf_counter() > told + 10:
+            told = time.perf_counter()
+            step(f"{len(writer.spent):,} of {len(writer.vectors):,} puts")
+    lasted = time.perf_counter() - start
+    writer.join()
+    if writer.failure is not None:
+        raise writer.failure
+    return {
+        "count": len(spent),
+        **percentiles(spent),
+        "max": max(spent) / 1e3,
+        "per_second": len(spent) / lasted,
+        "puts": {"count": len(writer.spent), **percentiles(writer.spent), "max": max(writer.spent) / 1e3},
+        "puts_per_second": len(writer.spent) / writer.seconds,
+    }
 
 
 def batches(mem: tiermem.Memory) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import tiermem
-from tiermem.cli import lessons, records, trajectories, transfer, upkeep
+from tiermem.cli import coordination, lessons, records, trajectories, transfer, upkeep
 from tiermem.cli.outcome import MISTAKE
 from tiermem.codec import jsonform
 from tiermem.trajectory.types import LABELS
@@ -73,6 +73,7 @@ def make_parser() -> ArgumentParser:
     _add_trajectories(command)
     _add_lessons(command)
     _add_transfer(command)
+    _add_coordination(command)
     return parser
 
 
@@ -196,6 +197,15 @@ def _add_transfer(command: Callable[..., ArgumentParser]) -> None:
         "versions and the times of creation and update are given anew.",
     )
     load.add_argument("file", metavar="FILE", nargs="?", default="-", help="- or left out: stdin")
+
+
+def _add_coordination(command: Callable[..., ArgumentParser]) -> None:
+    locks = command("locks", coordination.locks, "list the locks that are held or waited for")
+    locks.add_argument("--namespace", default="locks", metavar="NAMESPACE", help="where they are kept (locks)")
+
+    votes = command("votes", coordination.votes, "list the proposals, how they stand and who voted how")
+    votes.add_argument("--namespace", default="votes", metavar="NAMESPACE", help="where they are kept (votes)")
+    votes.add_argument("--outcome", choices=("pending", "approved", "rejected", "expired"), help="only these")
 
 
 def _record(parser: ArgumentParser) -> None:

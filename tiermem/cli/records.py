@@ -13,6 +13,7 @@ from tiermem.cli.outcome import FINDING, OK, BadUsage, complain
 from tiermem.cli.screen import brief, fields, moment, put_json, record_form, show_table
 from tiermem.cli.stores import open_store
 from tiermem.codec import jsonform
+from tiermem.namespaces import match
 
 SHOWN: Final = 50
 """Rows of a table unless a limit is given."""
@@ -158,20 +159,10 @@ def _embedder(options: Namespace) -> tiermem.HashEmbedder:
     """The `HashEmbedder` of the dimension that the vectors searched have."""
     with open_store(options) as mem:
         known = mem.stats().vectors
-    sizes = {
-        part.dimension for name, part in known.items() if any(_matches(name, wanted) for wanted in options.namespace)
-    }
+    sizes = {part.dimension for name, part in known.items() if any(match(wanted, name) for wanted in options.namespace)}
     if len(sizes) > 1:
         raise BadUsage(f"one text cannot be compared with vectors of different dimensions: {sorted(sizes)}")
     return tiermem.HashEmbedder(sizes.pop()) if sizes else tiermem.HashEmbedder()
-
-
-def _matches(name: str, pattern: str) -> bool:
-    head, _, tail = pattern.rpartition("/")
-    start = f"{head}/" if head else ""
-    if tail not in ("*", "**") or not name.startswith(start):
-        return name == pattern
-    return tail == "**" or "/" not in name[len(start) :]
 
 
 def changes(options: Namespace) -> int:

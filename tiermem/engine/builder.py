@@ -40,7 +40,7 @@ GRAPH_ROWS: Final = 1_024
 """Fewer rows are compared one by one anyway, and get no graph."""
 _SAMPLE_BYTES: Final = 64 << 20
 """Of the rows that an engine may learn from, at the most."""
-_POLITE: Final = 10
+_POLITE: Final = 19
 IDLE: Final = 30.0
 """Seconds a builder waits for another job: to start one takes longer than to build a small segment."""
 _GLANCE: Final = 0.5

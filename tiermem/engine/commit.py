@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import islice
 from types import MappingProxyType
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tiermem.codec.operation import Operation
 from tiermem.engine.assistant import LOOK, Assistant
-from tiermem.engine.journals import STRETCH, Mark
+from tiermem.engine.journals import Mark, stretch
 from tiermem.engine.transaction import Transaction
 from tiermem.engine.upkeep import Upkeep
 from tiermem.errors import TiermemError
@@ -91,6 +91,16 @@ class Committer:
         else:
             self._event.set()
 
+    def hasten(self) -> None:
+        """What this process has journaled is to be committed now; only where nobody else does, wait for that."""
+        if self.store.config.cold.committer == "inline":
+            self.drain()
+        elif self.assistant.present:
+            self.store.control.call_helper(haste=True)
+        elif not self._hurry.is_set():
+            self._hurry.set()
+            self._event.set()
+
     def start(self) -> None:
         """Start the background thread, unless commits are made inline.
 
@@ -130,7 +140,7 @@ class Committer:
     def _hire_if(self, seconds: float) -> None:
         try:
             self.assistant.hire_if(seconds)
-        except (OSError, ValueError, ImportError) as exc:
+        except OSError as exc:
             self.store.degraded["helper"] = f"no helper process could be started: {exc}"
 
     def _work(self) -> bool:
@@ -243,7 +253,7 @@ class Committer:
                 work(writer)
             transaction = writer.finish()
             stack.close()
-            self._settle(writer, own, first_other, transaction, moved, told=others)
+            self._settle(writer, own, first_other, transaction, moved, told=others, loud=everything)
             self.last_seconds = time.perf_counter() - started
             store.degraded.pop("committer", None)
         if failure is not None:
@@ -276,7 +286,7 @@ class Committer:
                 # Another thread may have retired some meanwhile: that moves the others forward.
                 while done and (done > len(store.line) or store.line[done - 1].end > position):
                     done -= 1
-                waiting = _stretch(islice(store.line, done, None))
+                waiting = stretch(islice(store.line, done, None))
             if not waiting:
                 break
             done += len(waiting)
@@ -299,10 +309,12 @@ class Committer:
         moved: Mapping[int, Mark] = MappingProxyType({}),
         *,
         told: bool = False,
+        loud: bool = False,
     ) -> None:
         """Make this process agree with what was just committed, which `moved` the marks of others.
 
-        With `told` the one client of which all of it was, if there is one, is told so.
+        With `told` the one client of which all of it was, if there is one, is told so. If `loud`, all are told
+        even of nothing: who made an earlier commit may not have come to announce it yet.
         """
         store = self.store
         first, sequence = writer.first_new, writer.counters.next_sequence
@@ -332,7 +344,7 @@ class Committer:
         if told and len(moved) == 1 and store.control.generation == store.generation:
             ((only, mark),) = moved.items()
             store.control.tell(only, *mark, first, sequence, transaction)
-        if writer.changes or (moved and writer.superseded):
+        if loud or writer.changes or (moved and writer.superseded):
             store.control.publish(sequence, store.generation, but=only)
         if not followed:
             store.control.missed[0] = 1
@@ -382,13 +394,3 @@ class Committer:
         thread, self._thread = self._thread, None
         if thread is not None and thread is not threading.current_thread():
             thread.join()
-
-
-def _stretch(line: Iterable[Operation]) -> list[Operation]:
-    """The first operations in line: some, and the rest of the last one's frame, which is all or nothing."""
-    found: list[Operation] = []
-    for op in line:
-        if len(found) >= STRETCH and op.end != found[-1].end:
-            break
-        found.append(op)
-    return found

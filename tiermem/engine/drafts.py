@@ -182,8 +182,10 @@ def update(
     return decide
 
 
-def send(store: Store, drafts: Sequence[Draft], conditions: Sequence[Condition] = ()) -> list[int]:
-    """Make the writes of `drafts`, all or nothing; their versions.
+def send(
+    store: Store, drafts: Sequence[Draft], conditions: Sequence[Condition] = (), *, rouse: bool = True
+) -> list[int]:
+    """Make the writes of `drafts`, all or nothing; their versions. rouse: as in `Store.submit`.
 
     They are journaled, unless they depend on `conditions` or hold the first vector of a namespace:
     that one fixes its dimension for every process, so it is decided inside the commit.
@@ -196,7 +198,7 @@ def send(store: Store, drafts: Sequence[Draft], conditions: Sequence[Condition] 
         for space, op in drafts
     )
     if not conditions and not fixes:
-        return [store.submit(*drafts[0])] if len(drafts) == 1 else store.submit_all(drafts)
+        return [store.submit(*drafts[0], rouse)] if len(drafts) == 1 else store.submit_all(drafts)
     now = store.clock.now()
 
     def decide(writer: Writer) -> Sequence[Draft]:

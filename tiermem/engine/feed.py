@@ -40,6 +40,9 @@ def page(store: Store, after: int, namespace: str | None, limit: int = PAGE) -> 
         state = snapshot.state()
         if after + 1 < state.first_sequence:
             raise CursorExpired(f"changes up to {state.first_sequence - 1} have been trimmed; the position was {after}")
+        if after + 1 >= state.next_sequence:
+            # Rows hold many changes: to find the end of the last one costs as much as to read it.
+            return [], after
         for sequence, (name, key, op, version) in snapshot.log(after):
             read = sequence
             if namespace is None or name == namespace:
@@ -150,16 +153,20 @@ class Cursor:
                 return False
             self._store.control.wait(counter, left)
 
-    def commit(self) -> None:
-        """Keep the position: what was yielded so far is done with.
+    def commit(self, position: int | None = None) -> None:
+        """Keep a position: what was yielded so far (None), or what lies up to `position`, is done with.
 
         Raises:
             CursorExpired: the name was deleted, and the log trimmed past the position.
+            InvalidArgument: `position` lies ahead of the log.
         """
-        info = CursorInfo(self._position, self.namespace or "")
+        kept = self._position if position is None else sequence("position", position)
+        info = CursorInfo(kept, self.namespace or "")
 
         def work(writer: Writer) -> None:
-            first = writer.counters.first_sequence
+            first, ahead = writer.counters.first_sequence, writer.counters.next_sequence
+            if info.position >= ahead:
+                raise InvalidArgument(f"position {info.position} lies ahead of the log, which ends at {ahead - 1}")
             if info.position + 1 < first:
                 raise CursorExpired(f"the log starts at {first}, and cursor {self.name!r} stood at {info.position}")
             writer.set_cursor(self.name, info)

@@ -104,24 +104,29 @@ class Helper:
                 taken.unlink()
 
     def _commit(self) -> None:
-        store = self._store
+        store, control = self._store, self._store.control
         pause = store.config.cold.sync_interval / 2
         rested = True
         while not self._failed:
-            if store.control.generation > store.generation:
+            if control.generation > store.generation:
                 # What was left is on the disk as long as anybody has it open.
-                store.move_to(store.control.generation)
+                store.move_to(control.generation)
+            # Before it is looked: whoever is in haste from here on may not be seen.
+            control.haste = False
             behind = store.journals.behind()
             if behind:
                 store.committer.commit(others=True, budget=SLICE if behind < FLOOD else FLOOD_SLICE)
-                time.sleep(BREATH if behind > HASTE else pause)
+                if behind > HASTE:
+                    time.sleep(BREATH)
+                else:
+                    control.doze(lambda: control.haste, pause, pausing=True)
             elif not rested:
                 # Who has written while this went on may not have rung.
-                time.sleep(pause)
+                control.doze(lambda: control.haste, pause, pausing=True)
             elif self._left_alone():
                 return
             else:
-                store.control.doze(lambda: store.journals.behind() > 0, IDLE)
+                control.doze(lambda: store.journals.behind() > 0, IDLE)
             rested = not behind
 
     def _left_alone(self) -> bool:

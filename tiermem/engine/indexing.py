@@ -30,6 +30,8 @@ TAKEN_ROWS: Final = 128
 """Rows taken over from one index to the next at a time: searches go on in between."""
 LOOK: Final = 1.0
 """Seconds between looks at whether segments were published, or should be made."""
+GLANCE: Final = 0.1
+"""The same while the tail is long enough to be sealed: every row that is added meanwhile makes searches slower."""
 
 
 def _problem(space: Space) -> str:
@@ -42,7 +44,7 @@ class Indexing:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self._next: dict[str, float] = {}
+        self._looked: dict[str, float] = {}
         self._adopting = threading.Lock()
 
     def index_of(self, space: Space) -> VectorTier | None:
@@ -60,8 +62,9 @@ class Indexing:
             elif touched:
                 self._sync(space, index, list(touched))
         now = time.monotonic()
-        if now >= self._next.get(space.name, 0.0):
-            self._next[space.name] = now + LOOK
+        ripe = index is not None and len(index.tail) >= store.config.vector.seal_rows
+        if now >= self._looked.get(space.name, 0.0) + (GLANCE if ripe else LOOK):
+            self._looked[space.name] = now
             self._look(space)
         return index
 

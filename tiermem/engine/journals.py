@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -171,3 +171,13 @@ def operations(journal: Journal, start: int, end: int) -> Iterator[Operation]:
     """The operations in the frames of `journal` between two positions."""
     for frame in journal.frames(start, end):
         yield from unpack_operations(frame.payload)
+
+
+def stretch(line: Iterable[Operation]) -> list[Operation]:
+    """The first operations in line: some, and the rest of the last one's frame, which is all or nothing."""
+    found: list[Operation] = []
+    for op in line:
+        if len(found) >= STRETCH and op.end != found[-1].end:
+            break
+        found.append(op)
+    return found

@@ -67,11 +67,20 @@ class Memory(Reads, Writes):
             store.sealer.sweep()
         return dropped
 
-    def flush(self) -> None:
-        """Everything any process has put so far is committed, fsynced and visible everywhere."""
+    def flush(self, *, wait: bool = True) -> None:
+        """Everything any process has put so far is committed, fsynced and visible everywhere.
+
+        wait: False returns at once, and what this process has put is committed without waiting for
+        `sync_interval`; calls that come while a commit is being made share the next one.
+        """
         store = self._current()
         if not store.read_only:
-            store.committer.flush()
+            (store.committer.flush if wait else store.committer.hasten)()
+
+    @property
+    def clock(self) -> Clock:
+        """Where event times and expiry come from."""
+        return self._store.clock
 
     def check(self, repair: bool = False) -> CheckReport:
         """Audit the live store: pages, frames, checksums, index rows, counters, log and journals.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tiermem.config import Config
-from tiermem.engine import generations, mending, verification
+from tiermem.engine import generations, verification
 from tiermem.engine.store import Store
 from tiermem.errors import (
     ClosedError,
@@ -228,6 +228,8 @@ def _look_at(store: Store, generation: int, *, verify: bool, repair: bool) -> in
     except CorruptionError as exc:
         if not repair:
             raise
+        from tiermem.engine import mending
+
         fresh, lost = mending.salvage(store, generation)
         store.degraded.update((f"repair {what}", what) for what in (str(exc), *lost))
         return fresh

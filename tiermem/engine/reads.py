@@ -139,7 +139,7 @@ class Reads(Handle):
     ) -> list[Hit]:
         """The min(k, matches) records most similar to `query`, best first.
 
-        namespace: one name, several, or a pattern whose last part is `*` (one level) or `**` (all).
+        namespace: one name, several, or a pattern: `*` is any one part of a name, `**` one or more.
         query: a vector of shape (dimension,), or a text if the store was opened with an embedder.
         where, since, until: only records whose metadata match and whose event time is in [since, until).
         min_score: leave out hits that score less. exact: look at every row, whatever the index.

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from tiermem import namespaces
 from tiermem.engine.space import Space
 from tiermem.errors import DimensionMismatch, EmbedderMismatch, InvalidArgument, InvalidNamespace, InvalidVector
 from tiermem.types import check_namespace
@@ -179,23 +180,19 @@ def embed(store: Store, texts: Sequence[str]) -> NDArray[np.float32]:
 
 
 def expand_names(store: Store, names: str | Sequence[str]) -> list[str]:
-    """The namespaces meant by a name, a pattern ("desk/**", "desk/*") or a list of them, each once."""
+    """The namespaces meant by a name, a pattern ("desk/**", "*/obs") or a list of them, each once."""
     if isinstance(names, str):
         names = [names]
     elif not isinstance(names, Sequence) or isinstance(names, (bytes, bytearray)):
         raise InvalidNamespace(f"a namespace is a str, or several in a list, not {type(names).__name__}")
     found: dict[str, None] = {}
     for name in names:
-        if not isinstance(name, str) or "*" not in name:
+        if not namespaces.is_pattern(name):
             found[check_namespace(name)] = None
             continue
-        head, _, tail = name.rpartition("/")
-        if "*" in head or tail not in ("*", "**"):
-            raise InvalidArgument(f"pattern {name!r}: '*' or '**' may stand as the last part only")
-        if head:
-            check_namespace(head)
-        for known in all_names(store, head + "/" if head else ""):
-            if tail == "**" or "/" not in known[len(head) + 1 if head else 0 :]:
+        means = namespaces.matcher(name)
+        for known in all_names(store, namespaces.fixed(name)):
+            if means(known):
                 found[known] = None
     return list(found)
 

@@ -135,8 +135,11 @@ class Store:
 
     # Writing
 
-    def submit(self, space: Space, op: Operation) -> int:
-        """Journal one operation and make it visible; its version. Kill-safe when this returns."""
+    def submit(self, space: Space, op: Operation, rouse: bool = True) -> int:
+        """Journal one operation and make it visible; its version. Kill-safe when this returns.
+
+        Without `rouse` the caller sees to it that it is committed.
+        """
         while True:
             with self.lock:
                 journal = self.journal
@@ -164,7 +167,7 @@ class Store:
             else:
                 self.committer.make_room(len(payload))
         committer = self.committer
-        if not committer.roused:
+        if rouse and not committer.roused:
             committer.rouse()
         return op.version
 
@@ -273,7 +276,7 @@ class Store:
         self.lock = threading.Lock()
         self.commit_lock = threading.Lock()
         self.move_lock = threading.Lock()
-        self.control.close()
+        self.control.close(forked=True)
         if self.journal is not None:
             self.journal.close()
             self.journal = None

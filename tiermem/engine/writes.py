@@ -60,9 +60,9 @@ class Writes(Handle):
         op = drafts.put(store, space, key, value, vector, metadata, ttl, at, text)
         if if_version is None and guard is None and not op.vector:
             # `_submit` would do the same, a little later.
-            version = store.submit(space, op)
+            version = store.submit(space, op, not durable)
             if durable:
-                store.committer.drain()
+                _sync(store)
             return version
         return self._submit(store, space, op, durable, if_version, guard)
 
@@ -70,9 +70,9 @@ class Writes(Handle):
         self, store: Store, space: Space, op: Operation, durable: bool, if_version: int | None, guard: Guard | None
     ) -> int:
         conditions = drafts.conditions(space, op.key, if_version, guard)
-        version = drafts.send(store, [(space, op)], conditions)[0]
+        version = drafts.send(store, [(space, op)], conditions, rouse=not durable)[0]
         if durable:
-            store.committer.drain()
+            _sync(store)
         return version
 
     def update(
@@ -265,3 +265,12 @@ class Writes(Handle):
     def batch(self, *, durable: bool = False) -> Batch:
         """A context manager whose writes happen together when it ends, or not at all."""
         return Batch(self._writable(), durable)
+
+
+def _sync(store: Store) -> None:
+    """Commit what was journaled and roused nobody: a thread that wakes up beside it, or the helper, is in its way."""
+    try:
+        store.committer.drain()
+    except BaseException:
+        store.committer.rouse()
+        raise

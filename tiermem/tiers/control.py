@@ -13,7 +13,6 @@ import fcntl
 import math
 import mmap
 import os
-import select
 import struct
 import threading
 import time
@@ -22,30 +21,39 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from tiermem.errors import CorruptionError, StorageError, file_error
+from tiermem.tiers.ear import Ear
 from tiermem.tiers.filelock import try_lock
 
 SLOTS: Final = 512
-MAGIC: Final = b"TMCTRL\x00\x02"
+MAGIC: Final = b"TMCTRL\x00\x03"
 _HEADER_BYTES: Final = 4096
 _ROW_WORDS: Final = 8
 _SIZE: Final = _HEADER_BYTES + SLOTS * _ROW_WORDS * 8
 _COUNTER: Final = 8
-_GENERATION_SHIFT: Final = 48
 _GENERATION: Final = 16
 _HELPER: Final = 24
 """One more than the slot of the helper process; 0 if there is none."""
+_ANNOUNCED: Final = 32
+_SLOT_BITS: Final = 9
+_HASTE: Final = 40
+"""1 from when a client wants what it has journaled committed at once until the helper begins to."""
 _FIRST_ROW: Final = _HEADER_BYTES // 8
 _TIME: Final = 0
 _LOCK: Final = 1
 """Odd while the words behind it, which tell how far a journal is applied, are being written."""
 _PROGRESS: Final = slice(2, 7)
 _WAITING: Final = 1024
-"""From this byte on, one byte a slot: 1 while that client sleeps."""
+"""From this byte on, one byte a slot: `_ASLEEP` while that client waits for a commit, `_DOZING` while the helper waits
+for work, `_PAUSING` while it lets writes gather, in which only haste disturbs it."""
+_ASLEEP: Final = 1
+_PAUSING: Final = 2
+_DOZING: Final = 3
 _STALE: Final = 2048
 """From this byte on, two bytes a slot: 1 if there may be commits that client has not read, and 1 if its journal was
 applied further by the helper."""
 _ALL_STALE: Final = b"\x01" * SLOTS
-_NAP: Final = 0.25
+_LARGEST: Final = 2**64 - 1
+_NAP: Final = 0.25  # at most: whoever rings may fail to
 _BLIND_NAP: Final = 0.02
 _DOZE: Final = 0.001
 _LAST_NAP: Final = 5.0
@@ -103,6 +111,7 @@ class Control:
         self._bells: dict[int, int] = {}
         self._sleepers: set[object] = set()
         self._sleepers_lock = threading.Lock()
+        self._ear = Ear()
         self._closing = False
         if not self._usable():
             if read_only:
@@ -139,13 +148,13 @@ class Control:
 
     @property
     def counter(self) -> int:
-        """The commit counter: another value than before means there is something to read."""
+        """A number no publisher writes twice: another value than before means there is something to read."""
         return self.words[_COUNTER]
 
     @property
     def announced(self) -> int:
         """The sequence that `publish` was last told."""
-        return self.words[_COUNTER] & (1 << _GENERATION_SHIFT) - 1
+        return self.words[_ANNOUNCED]
 
     @property
     def generation(self) -> int:
@@ -153,10 +162,11 @@ class Control:
         return self.words[_GENERATION]
 
     def publish(self, sequence: int, generation: int, but: int = -1) -> None:
-        """Announce the commit that ended at `sequence` to all others except the slot `but`, and wake whoever waits."""
+        """Announce all commits up to `sequence` to all others except the slot `but`, and wake whoever waits."""
         self.words[_GENERATION] = generation
-        # No value comes twice, or one who waits for another would miss a commit.
-        self.words[_COUNTER] = generation << _GENERATION_SHIFT | sequence
+        self.words[_ANNOUNCED] = sequence
+        # One sequence may be announced by several: the counter still differs, or who waits for another misses a commit.
+        self.words[_COUNTER] = time.monotonic_ns() << _SLOT_BITS & _LARGEST | self.slot & SLOTS - 1
         start = 0
         for end in (*sorted({self.slot, but} - {-1}), SLOTS):
             self._missed[start:end] = _ALL_STALE[: end - start]
@@ -199,11 +209,23 @@ class Control:
     def helper(self, slot: int) -> None:
         self.words[_HELPER] = slot + 1
 
-    def call_helper(self) -> None:
-        """Wake the helper if it sleeps."""
+    def call_helper(self, *, haste: bool = False) -> None:
+        """Wake the helper if it sleeps; with `haste` it does not let more gather before it commits."""
         slot = self.helper
-        if slot >= 0 and self._map[_WAITING + slot]:
+        if haste:
+            # First: it looks at the word after it has said that it sleeps.
+            self.words[_HASTE] = 1
+        if slot >= 0 and self._map[_WAITING + slot] in ((_DOZING, _PAUSING) if haste else (_DOZING,)):
             self._ring(slot)
+
+    @property
+    def haste(self) -> bool:
+        """A client wants a commit at once; who commits sets it to False before it looks at what is journaled."""
+        return self.words[_HASTE] != 0
+
+    @haste.setter
+    def haste(self, wanted: bool) -> None:
+        self.words[_HASTE] = int(wanted)
 
     def even(self, counter: int) -> None:
         """This client has read everything up to where the counter stood.
@@ -283,21 +305,21 @@ class Control:
             while self.counter == seen and not self._closing and time.monotonic() < deadline:
                 time.sleep(_BLIND_NAP)
             return self.counter != seen
-        with self._within_hearing() as poller:
+        with self._within_hearing():
             while self.counter == seen and not self._closing and (left := deadline - time.monotonic()) > 0:
-                # Another thread may read the byte that was meant for this one: hence a longest nap.
-                self._nap(poller, min(left, _NAP))
+                self._ear.nap(self._bell, lambda: self.counter != seen, min(left, _NAP))
         return self.counter != seen
 
-    def doze(self, busy: Callable[[], bool], timeout: float) -> None:
-        """Sleep until rung or `timeout` seconds have passed, unless `busy()` after who rings would be heard."""
-        with self._within_hearing() as poller:
-            if not busy():
-                self._nap(poller, timeout)
+    def doze(self, busy: Callable[[], bool], timeout: float, *, pausing: bool = False) -> None:
+        """Sleep until called or `timeout` seconds have passed, unless `busy()` after who calls would be heard.
+
+        Commits of others do not ring. pausing: neither does a call without haste.
+        """
+        with self._within_hearing(_PAUSING if pausing else _DOZING):
+            self._ear.nap(self._bell, busy, timeout)
 
     @contextlib.contextmanager
-    def _within_hearing(self) -> Iterator[select.poll]:
-        poller = select.poll()
+    def _within_hearing(self, how: int = _ASLEEP) -> Iterator[None]:
         sleeper = object()
         try:
             with self._sleepers_lock:
@@ -308,20 +330,14 @@ class Control:
                     # Read and write: with a writer of its own a FIFO never reports end of file.
                     self._bell = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
                 self._sleepers.add(sleeper)
-                self._map[_WAITING + self.slot] = 1
-            poller.register(self._bell, select.POLLIN)
-            yield poller
+                self._map[_WAITING + self.slot] = how
+            yield
         finally:
             # Wherever an interrupt came in between: no sleeper is left behind.
             with self._sleepers_lock:
                 self._sleepers.discard(sleeper)
                 if not self._sleepers:
                     self._map[_WAITING + self.slot] = 0
-
-    def _nap(self, poller: select.poll, timeout: float) -> None:
-        poller.poll(timeout * 1000)
-        with contextlib.suppress(BlockingIOError):
-            os.read(self._bell, 4096)
 
     def _bell_path(self, slot: int) -> Path:
         return self.root / "clients" / f"{slot:03d}.bell"
@@ -344,16 +360,17 @@ class Control:
                 self._map[_WAITING + slot] = 0
             # Anything else says nothing of the commit, which stands; who sleeps looks again by itself after a nap.
 
-    def close(self) -> None:
-        """Give up the slot. The page stays mapped while another thread still looks at it."""
+    def close(self, *, forked: bool = False) -> None:
+        """Give up the slot, or what a fork left of it. The page stays mapped while another thread still looks at it."""
         self._closing = True
-        deadline = time.monotonic() + _LAST_NAP
+        # Of the threads that slept, a forked child has none.
+        deadline = -math.inf if forked else time.monotonic() + _LAST_NAP
         while self._sleepers and time.monotonic() < deadline:
             # A descriptor that is polled must not be closed, or its number may be another file's.
             with contextlib.suppress(BlockingIOError):
                 os.write(self._bell, b"\x01")
             time.sleep(_DOZE)
-        if self._sleepers:
+        if self._sleepers and not forked:
             self._bell = -1
         for fd in (self._bell, *self._bells.values(), self._lock_fd):
             if fd >= 0:

@@ -166,7 +166,7 @@ class ExactIndex:
             return []
         # All blocks at once: each step costs more than the rows of a small one.
         squares = np.concatenate([block.squares[rows] for block, rows in asked])
-        chosen = shortlist(self.metric, np.concatenate(products), squares, query, k)
+        chosen = shortlist(self.metric, np.concatenate(products), squares, query, k, min_score)
         pool: list[tuple[float, str, _Block, int]] = []
         first = 0
         for block, rows in asked:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tiermem.policy.planner import promising
 from tiermem.protocols import Found, Row
 from tiermem.tiers.vector.bits import are_set, count_bits, full_bits
 from tiermem.tiers.vector.exact import ExactIndex
@@ -89,14 +90,16 @@ class VectorTier:
             self.bury(gone)
         keys = [row.key for row in rows]
         hashes = hash_keys(keys)
-        found = [part.places(keys, hashes) for part in self.parts]
+        found = [(part, part.places(keys, hashes)) for part in self.parts]
+        # Most keys are new, and most segments hold none of them.
+        found = [(part, places) for part, places in found if places.max(initial=-1) >= 0]
         versions = [self.tail.version(key) for key in keys]
-        for part, places in zip(self.parts, found, strict=True):
+        for part, places in found:
             for at in np.flatnonzero(places >= 0).tolist():
                 versions[at] = versions[at] or int(part.segment.rows.versions[places[at]])
         fresh = [at for at, row in enumerate(rows) if row.version != versions[at]]
         self.tail.upsert([rows[at] for at in fresh])
-        for part, places in zip(self.parts, found, strict=True):
+        for part, places in found:
             part.bury(places[fresh])
 
     def bury(self, keys: Sequence[str]) -> None:
@@ -130,19 +133,21 @@ class VectorTier:
         """
 
         def ask(*, pruned: bool) -> tuple[list[Found], bool]:
-            """The best found, and whether no key was met twice."""
-            # Nothing below the k-th best so far can get in: of most segments little has to be looked at closely.
+            """The best found, and whether none of them has met a newer row of its key."""
             pool: list[tuple[float, int, RowFile]] = []
-            floor, outdone = min_score, False
-            for part in self.parts:
+            floor = min_score
+
+            def look(part: Part, *, brief: bool) -> list[float] | None:
+                """Add the best of a part to the pool; what a glance has told, None if it was a look."""
+                nonlocal pool, floor
                 rows = part.segment.rows
-                found = part.segment.search(
+                found, glanced = part.segment.search(
                     query,
                     k,
                     part.alive if part.live < rows.rows else None,
                     part.live,
                     floor=floor,
-                    outdone=outdone,
+                    brief=brief,
                     now=now,
                     since=since,
                     until=until,
@@ -150,15 +155,32 @@ class VectorTier:
                     effort=effort,
                     exact=exact,
                 )
+                again = {row for _, row in found}
+                pool = [entry for entry in pool if entry[2] is not rows or entry[1] not in again]
                 pool += [(score, row, rows) for score, row in found if score >= floor]
                 if pruned and len(pool) >= k:
+                    # Nothing below the k-th best so far can get in: of most parts little has to be looked at closely.
                     pool.sort(key=_score, reverse=True)
-                    floor, outdone = pool[k - 1][0], True
+                    floor = pool[k - 1][0]
+                return glanced
+
+            # The largest is looked at closely at once if it most likely holds most of the best.
+            brief = pruned and bool(self.parts) and 2 * self.parts[0].live < sum(part.live for part in self.parts)
+            glances: list[tuple[Part, list[float]]] = []
+            for part in self.parts:
+                if (distances := look(part, brief=brief)) is not None:
+                    glances.append((part, distances))
+                brief = pruned and len(pool) >= k
+            for part, distances in glances:
+                if promising(part.segment.reaching(query, distances, k, floor), k):
+                    look(part, brief=False)
             met = _described([entry for entry in pool if entry[0] >= floor])
-            if len(self.tail):
-                met += self.tail.search(query, k, now=now, since=since, until=until, allows=allows, min_score=min_score)
+            tail = self.tail
+            if len(tail):
+                least = floor if pruned else min_score
+                met += tail.search(query, k, now=now, since=since, until=until, allows=allows, min_score=least)
             best = _newest(sorted(met, key=_rank))
-            return best[:k], len(best) == len(met)
+            return best[:k], len(best) == len(met) and not any(tail.version(hit.key) > hit.version for hit in best)
 
         best, whole = ask(pruned=True)
         # An update in between: what its old row has ruled out may belong to the best after all.

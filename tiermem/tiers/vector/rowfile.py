@@ -240,6 +240,8 @@ class RowFile:
         wanted = hash_keys(keys) if hashes is None else hashes
         places = np.searchsorted(self._hashes, wanted)
         likely = np.flatnonzero(self._hashes[np.minimum(places, self.rows - 1)] == wanted)
+        if not len(likely):
+            return found
         rows = self._order[places[likely]].astype(np.int64)
         bounds = self._bounds[2 * rows[:, None] + _HEAD[:2]].tolist()
         heads = self._heads

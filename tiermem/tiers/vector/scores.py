@@ -17,6 +17,12 @@ _SLACK: Final = 1e-4
 _TINY: Final = 1e-30
 """Squares and products below this have lost digits to underflow."""
 
+_HUGE: Final = 1e30
+"""Where no squared norm is above this, no sum or product of two of them overflows."""
+
+_FEW: Final = 4
+"""So many times k rows are sooner scored exactly than ranked once more."""
+
 _STRIP: Final = 512
 """Rows made points at a time: what is allocated in between stays in the processor's cache."""
 
@@ -43,32 +49,50 @@ def exact_scores(metric: str, rows: NDArray[np.float32], query: NDArray[np.float
 
 
 def shortlist(
-    metric: str, products: NDArray[np.float32], squares: NDArray[np.float32], query: NDArray[np.float32], k: int
+    metric: str,
+    products: NDArray[np.float32],
+    squares: NDArray[np.float32],
+    query: NDArray[np.float32],
+    k: int,
+    least: float = -math.inf,
 ) -> NDArray[np.intp]:
-    """Places of at least the k best among rows of these inner products with `query` and squared norms.
+    """Places of at least the k best among rows of these inner products with `query` and squared norms, ascending.
 
-    Chosen with some slack, so that no rounding of float32 leaves out a row that belongs to the k best.
+    Chosen with some slack, so that no rounding of float32 leaves out a row that belongs to the k best. Of those that
+    score less than `least` any may be left out.
     """
     if len(products) <= k:
         return np.arange(len(products))
     rough: NDArray[np.floating[Any]] = products
+    slack: NDArray[np.floating[Any]] | float
     with np.errstate(all="ignore"):
         square = float(query @ query)
+        plain = min(square, float(squares.min())) > _TINY and max(square, float(squares.max())) < _HUGE
         if metric == "cosine":
             rough = products / np.sqrt(squares)
-            slack = np.full(len(squares), square**0.5, np.float32)
-            scale = np.minimum(squares, square)
+            slack = _SLACK * square**0.5
+            bound = least * square**0.5
         elif metric == "euclidean":
             rough = 2.0 * products - squares
-            scale = slack = squares + np.float32(square)
+            slack = np.float32(_SLACK) * (squares + np.float32(square))
+            bound = square - least * least if least < 0.0 else square
         else:
-            scale = slack = np.sqrt(squares) * np.float32(square**0.5)
-        slack = slack * np.float32(_SLACK)
-        # At the ends of float32's range a rough score means nothing: such rows are scored exactly.
-        odd = ~(np.isfinite(rough) & np.isfinite(squares) & np.isfinite(slack) & (scale > _TINY))
-        lowest = np.where(odd, -np.inf, rough - slack)
+            slack = np.float32(_SLACK * square**0.5) * np.sqrt(squares)
+            bound = least
+        if plain:
+            upper = rough + slack
+            near = np.flatnonzero(upper >= bound)
+            if len(near) <= _FEW * k:
+                return near
+            lowest = upper - 2 * slack
+            odd = np.False_
+        else:
+            # At the ends of float32's range a rough score means nothing: such rows are scored exactly.
+            scale = np.minimum(squares, square) if metric == "cosine" else squares
+            odd = ~(np.isfinite(rough) & np.isfinite(squares) & np.isfinite(slack) & (scale > _TINY))
+            lowest, upper = np.where(odd, -np.inf, rough - slack), rough + slack
         edge = np.partition(lowest, len(lowest) - k)[len(lowest) - k]
-        return np.flatnonzero(odd | (rough + slack >= edge))
+        return np.flatnonzero(odd | (upper >= edge))
 
 
 def as_float32(vector: Sequence[float] | NDArray[Any]) -> NDArray[np.float32]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from tiermem.policy.planner import Plan, contenders, glance, plan, promising
+from tiermem.policy.planner import Plan, contenders, glance, plan
 from tiermem.tiers.vector.bits import are_set, count_bits, cut_bits, full_bits, set_bits
 from tiermem.tiers.vector.rowfile import RowFile
 from tiermem.tiers.vector.scores import as_distance, as_point, exact_scores, shortlist
@@ -92,18 +93,18 @@ class Segment:
         live: int,
         *,
         floor: float,
-        outdone: bool,
+        brief: bool,
         now: float,
         since: float,
         until: float,
         where: Filter | None,
         effort: int | None,
         exact: bool,
-    ) -> Scored:
+    ) -> tuple[Scored, list[float] | None]:
         """(score, row) of the min(k, matches) best of the `live` rows in `alive` (None: all), best first.
 
-        Whatever ties with the last is there too; what scores less than `floor` may be left out. `outdone`: k rows of
-        that score are known already.
+        Whatever ties with the last is there too; what scores less than `floor` may be left out. If `brief`, a glance
+        will do where a graph is walked; the second item is what `reaching` wants to know of it, None if it was a look.
 
         Raises:
             CorruptionError: the file is damaged where it was read.
@@ -115,7 +116,7 @@ class Segment:
         if until != np.inf:
             high = int(np.searchsorted(rows.at, until, "left"))
         if low >= high:
-            return []
+            return [], None
         bits, allowed = alive, live
         matching = None if where is None else self._matching(where)
         if matching is not None:
@@ -138,24 +139,23 @@ class Segment:
                 bits = cut_bits(bits, low, high)
                 allowed = count_bits(bits)
         if not allowed:
-            return []
+            return [], None
         way = plan(rows.rows, allowed, k, effort)
         if way.effort and not exact and self.graph is not None:
             if bits is None and not whole:
                 bits = cut_bits(self._all, low, high)
             point = as_point(rows.about.metric, query, rows.about.largest)
             within = self._within(self.graph, query, floor)
-            if outdone and effort is None and self.graph.noise < np.inf:
-                near = self._walk(self.graph, point, k, glance(way, k), bits, within)
-                if near is not None and not promising(len(near), k):
-                    return self._scored(query, near, k)
-            near = self._walk(self.graph, point, k, way, bits, within)
-            if near is not None:
-                return self._scored(query, near, k)
+            brief = brief and effort is None and self.graph.noise < np.inf
+            for glanced in (True, False) if brief else (False,):
+                found, distances = self._walk(self.graph, point, glance(way, k) if glanced else way, bits)
+                if len(found) >= k:
+                    near = found[: self._contenders(self.graph, distances, k, within)]
+                    return self._scored(query, near, k), distances if glanced else None
         chosen = None
         if bits is not None:
             chosen = set_bits(bits) if matching is None else matching.within(bits)
-        return self._compared(query, chosen, low, high, k)
+        return self._compared(query, chosen, low, high, k), None
 
     def _within(self, graph: VectorIndex, query: NDArray[np.float32], floor: float) -> float:
         """How far the engine may say that a row of the score `floor` is, give or take what `contenders` allows for."""
@@ -167,20 +167,20 @@ class Segment:
         return within + graph.noise * graph.noise * (about.dimension + 4 * math.sqrt(about.dimension))
 
     def _walk(
-        self,
-        graph: VectorIndex,
-        point: NDArray[np.float32],
-        k: int,
-        way: Plan,
-        bits: NDArray[np.uint8] | None,
-        within: float,
-    ) -> NDArray[np.int64] | None:
-        """The rows that can be among the k best and no further than `within`; None if too few were found to tell."""
+        self, graph: VectorIndex, point: NDArray[np.float32], way: Plan, bits: NDArray[np.uint8] | None
+    ) -> tuple[NDArray[np.int64], list[float]]:
         found, distances = graph.search(point, way.rows, way.effort, bits)
-        if len(found) < k:
-            return None
+        return found, distances.tolist()
+
+    def _contenders(self, graph: VectorIndex, distances: Sequence[float], k: int, within: float) -> int:
         squared = self.rows.about.metric != "dot"
-        return found[: contenders(distances.tolist(), k, graph.noise, squared=squared, within=within)]
+        return contenders(distances, k, graph.noise, squared=squared, within=within)
+
+    def reaching(self, query: NDArray[np.float32], distances: Sequence[float], k: int, floor: float) -> int:
+        """How many of the rows found at a glance, for all that is known of them, can score `floor` or more."""
+        if self.graph is None:
+            return 0
+        return self._contenders(self.graph, distances, k, self._within(self.graph, query, floor))
 
     def _scored(self, query: NDArray[np.float32], rows: NDArray[np.int64], k: int) -> Scored:
         """(score, row) of those of `rows` that are among the k best of them or tie with the last, best first."""

@@ -1,0 +1,1 @@
+"""What `benchmarks/coordination.py` measures, one subject a file."""

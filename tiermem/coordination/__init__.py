@@ -1,0 +1,1 @@
+"""Coordination between processes, written with the store's public operations alone."""
