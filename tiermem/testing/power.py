@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
 from itertools import count
 from pathlib import Path
@@ -52,8 +53,8 @@ def cut(folder: Path, case: Case, point: Point) -> Iterator[Verdict]:
         disk.replay(log)
         for kept in KEPT:
             rng = random.Random(f"{point} {kept}")
-            image = folder / "image"
-            shutil.rmtree(image, ignore_errors=True)
+            # A place of its own: the helper of the last one may still be about to leave.
+            image = Path(tempfile.mkdtemp(prefix="image-", dir=folder)) / "disk"
             disk.write(image, rng, kept)
             trial = Trial(f"power cut at {point}, {kept:.0%} of the rest kept", image / "store", case)
             verdict = trial.verdict
@@ -68,7 +69,7 @@ def cut(folder: Path, case: Case, point: Point) -> Iterator[Verdict]:
             if verdict.held:
                 trial.read(rebooted=True)
             yield verdict
-        shutil.rmtree(image, ignore_errors=True)
+            shutil.rmtree(image.parent, ignore_errors=True)
         shutil.rmtree(place, ignore_errors=True)
 
 
