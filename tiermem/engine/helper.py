@@ -21,7 +21,7 @@ import msgspec
 
 from tiermem.config import Config, VectorConfig
 from tiermem.engine import opening
-from tiermem.engine.assistant import LOCK, LOG, READY, Orders
+from tiermem.engine.assistant import LOCK, LOG, READY, Orders, wished
 from tiermem.errors import LockTimeout
 from tiermem.tiers.filelock import exclusive, hold
 
@@ -96,11 +96,8 @@ class Helper:
             taken = path.with_suffix(".granted")
             with suppress(FileNotFoundError):
                 path.rename(taken)
-                # Torn by a client that was killed, the last one may name nothing; it is named again.
-                for wish in taken.read_text(encoding="utf-8", errors="replace").split("\0"):
-                    rows, _, name = wish.partition(" ")
-                    if name and rows.isdecimal():
-                        store.sealer.wake(name, int(rows))
+                for name, rows in wished(taken.read_bytes()):
+                    store.sealer.wake(name, rows)
                 taken.unlink()
 
     def _commit(self) -> None:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
+import signal
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Final
 
+from tiermem.engine.assistant import LOCK
 from tiermem.testing.children import Child
 from tiermem.testing.disk import CALLS, FLAGS, Disk
 from tiermem.testing.history import State, after
 from tiermem.testing.strace import CHANGES, Point, Strace
-from tiermem.testing.trial import Case, Trial, Verdict, client, fresh
+from tiermem.testing.trial import PAUSE, Case, Trial, Verdict, client, fresh
+from tiermem.tiers.filelock import holder
 from tiermem.tiers.journal import HEADER_BYTES
 
 KEPT: Final = (0.0, 0.5, 0.9, 1.0)
@@ -44,6 +49,11 @@ def cut(folder: Path, case: Case, point: Point) -> Iterator[Verdict]:
         tracer = Strace(child.pid, log, calls=CALLS, more=[*FLAGS, *inject])
         child.start()
         hung = not child.finish()
+        if (helper := holder(place / "store" / LOCK)) > 0:
+            # The power goes for it too, while whatever it does is still recorded.
+            os.kill(helper, signal.SIGKILL)
+            while holder(place / "store" / LOCK):
+                time.sleep(PAUSE)
         tracer.stop()
         if child.messages and child.messages[-1].get("done") and not hung:
             child.leave()
