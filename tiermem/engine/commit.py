@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from itertools import islice
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from tiermem.codec.operation import Operation
 from tiermem.engine.assistant import LOOK, Assistant
 from tiermem.engine.journals import STRETCH, Mark
+from tiermem.engine.reentry import Flag, owned, reentered
 from tiermem.engine.transaction import Transaction
 from tiermem.engine.upkeep import Upkeep
 from tiermem.errors import TiermemError
@@ -59,12 +60,13 @@ class Committer:
         self.last_seconds = 0.0
         self.upkeep = Upkeep(store)
         self.assistant = Assistant(store)
-        self._turnstile = threading.Lock()
-        self._group = threading.Condition()
-        self._led = False
+        self._turnstile = threading.RLock()  # a signal handler may meet it again, while this thread waits in it
+        self._group_lock = threading.RLock()  # taken by itself: a Condition's way in and out may be interrupted
+        self._group = threading.Condition(self._group_lock)
+        self._leader = 0
         self._thread: threading.Thread | None = None
-        self._event = threading.Event()
-        self._hurry = threading.Event()
+        self._event = Flag()
+        self._hurry = Flag()
         self._stop = False
         self._due = 0.0
 
@@ -94,8 +96,7 @@ class Committer:
     def start(self) -> None:
         """Start the background thread, unless commits are made inline.
 
-        It also looks after what other clients leave behind and what expires while nothing is written, or
-        after the helper that does.
+        It also looks after what others leave behind and what expires, or after the helper that does.
         """
         if self.store.config.cold.committer != "inline" and self._thread is None:
             self.assistant.look()
@@ -157,18 +158,20 @@ class Committer:
         head = journal.head
         while journal.applied < head:
             leads = False
+            if self._leader == threading.get_ident():
+                raise reentered()
             try:
-                with self._group:
-                    while self._led and journal.applied < head:
+                with self._group_lock:
+                    while self._leader and journal.applied < head:
                         self._group.wait()
                     if journal.applied >= head:
                         return
-                    self._led = leads = True
+                    self._leader, leads = threading.get_ident(), True
                 self.commit()
             finally:
                 if leads:
-                    with self._group:
-                        self._led = False
+                    with self._group_lock:
+                        self._leader = 0
                         self._group.notify_all()
 
     def make_room(self, need: int) -> None:
@@ -219,30 +222,29 @@ class Committer:
         drafts: Sequence[Any] = ()
         moved: dict[int, Mark] = {}
         started = time.perf_counter()
-        with self._turn(), ExitStack() as stack:
+        with self._turn():
             store.check_writable()
-            writer = stack.enter_context(self._transaction())
-            # From here on: whoever had to wait for the lock has all the more to commit.
-            deadline = None if everything else time.perf_counter() + budget
-            own = self._drain_own(writer, deadline)
-            first_other = len(writer.changes)
-            if everything or others:
-                moved = store.journals.drain(writer, dead, deadline)
-            if decision is not None:
-                try:
-                    drafts = decision(writer)
-                except TiermemError as exc:
-                    # The decision changed nothing; what was drained is still worth committing.
-                    failure = exc
-            with store.lock:
-                store.observe(writer.counters.highest)
-                for _, op in drafts:
-                    op.version = store.next_version()
-            versions = [writer.apply(op, decided=True) for _, op in drafts]
-            if work is not None:
-                work(writer)
-            transaction = writer.finish()
-            stack.close()
+            with self._transaction() as writer:
+                # From here on: whoever had to wait for the lock has all the more to commit.
+                deadline = None if everything else time.perf_counter() + budget
+                own = self._drain_own(writer, deadline)
+                first_other = len(writer.changes)
+                if everything or others:
+                    moved = store.journals.drain(writer, dead, deadline)
+                if decision is not None:
+                    try:
+                        drafts = decision(writer)
+                    except TiermemError as exc:
+                        # The decision changed nothing; what was drained is still worth committing.
+                        failure = exc
+                with store.lock:
+                    store.observe(writer.counters.highest)
+                    for _, op in drafts:
+                        op.version = store.next_version()
+                versions = [writer.apply(op, decided=True) for _, op in drafts]
+                if work is not None:
+                    work(writer)
+                transaction = writer.finish()
             self._settle(writer, own, first_other, transaction, moved, told=others)
             self.last_seconds = time.perf_counter() - started
             store.degraded.pop("committer", None)
@@ -253,12 +255,16 @@ class Committer:
     @contextmanager
     def _turn(self) -> Iterator[None]:
         """Hold the commit lock. A thread that commits again and again lets one that waits go first."""
-        with self._turnstile:
-            self.store.commit_lock.acquire()
+        self.store.refuse_reentry()
+        lock = self.store.commit_lock
         try:
+            with self._turnstile:
+                lock.acquire()
             yield
         finally:
-            self.store.commit_lock.release()
+            # An interrupt may come just before it was taken, or just behind.
+            if owned(lock):
+                lock.release()
 
     def _transaction(self) -> Transaction:
         return Transaction(self.store, self.upkeep.sampler)

@@ -26,6 +26,7 @@ from tiermem.engine.indexing import Indexing
 from tiermem.engine.journals import Journals
 from tiermem.engine.latency import Histogram
 from tiermem.engine.loader import Loader
+from tiermem.engine.reentry import refuse_if_owned, refuse_reentry
 from tiermem.engine.space import Decode, Space, Spaces, Tables
 from tiermem.errors import ClosedError, EncodingError, ReadOnlyError, TiermemError
 from tiermem.policy.eviction import DEFAULT
@@ -57,7 +58,7 @@ class Store:
         self.embedder = embedder
         self.read_only = read_only
         self.lock = threading.Lock()
-        self.commit_lock = threading.Lock()
+        self.commit_lock = threading.RLock()
         self.move_lock = threading.Lock()
         self.closed = False
         self.users = 0
@@ -138,6 +139,8 @@ class Store:
     def submit(self, space: Space, op: Operation) -> int:
         """Journal one operation and make it visible; its version. Kill-safe when this returns."""
         while True:
+            if self.lock.locked():
+                refuse_reentry(self.lock)
             with self.lock:
                 journal = self.journal
                 if journal is not None:
@@ -171,6 +174,8 @@ class Store:
     def submit_all(self, drafts: Sequence[Draft]) -> list[int]:
         """Journal several operations as one frame, all or nothing; their versions."""
         while True:
+            if self.lock.locked():
+                refuse_reentry(self.lock)
             with self.lock:
                 journal = self.journal
                 if journal is not None:
@@ -235,6 +240,12 @@ class Store:
         if self.read_only:
             raise ReadOnlyError(f"{self.root} was opened read-only")
 
+    def refuse_reentry(self) -> None:
+        """LockTimeout where this call interrupts one of the same thread that holds a lock of the store."""
+        if self.lock.locked():
+            refuse_reentry(self.lock)
+        refuse_if_owned(self.commit_lock)
+
     def pend(self, space: Space, op: Operation) -> None:
         """Show an operation that was journaled. The caller holds `lock`."""
         pending = space.pending
@@ -271,7 +282,7 @@ class Store:
     def after_fork(self) -> None:
         """In the child: let go of all that is the parent's. The caller opens the store again."""
         self.lock = threading.Lock()
-        self.commit_lock = threading.Lock()
+        self.commit_lock = threading.RLock()
         self.move_lock = threading.Lock()
         self.control.close()
         if self.journal is not None:
