@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from tiermem.codec.operation import Operation
 from tiermem.engine.assistant import LOOK, Assistant
 from tiermem.engine.journals import STRETCH, Mark
-from tiermem.engine.reentry import Flag, owned, reentered
+from tiermem.engine.reentry import Flag, owned
 from tiermem.engine.transaction import Transaction
 from tiermem.engine.upkeep import Upkeep
 from tiermem.errors import TiermemError
@@ -61,9 +61,6 @@ class Committer:
         self.upkeep = Upkeep(store)
         self.assistant = Assistant(store)
         self._turnstile = threading.RLock()  # a signal handler may meet it again, while this thread waits in it
-        self._group_lock = threading.RLock()  # taken by itself: a Condition's way in and out may be interrupted
-        self._group = threading.Condition(self._group_lock)
-        self._leader = 0
         self._thread: threading.Thread | None = None
         self._event = Flag()
         self._hurry = Flag()
@@ -157,22 +154,7 @@ class Committer:
             return
         head = journal.head
         while journal.applied < head:
-            leads = False
-            if self._leader == threading.get_ident():
-                raise reentered()
-            try:
-                with self._group_lock:
-                    while self._leader and journal.applied < head:
-                        self._group.wait()
-                    if journal.applied >= head:
-                        return
-                    self._leader, leads = threading.get_ident(), True
-                self.commit()
-            finally:
-                if leads:
-                    with self._group_lock:
-                        self._leader = 0
-                        self._group.notify_all()
+            self.commit(until=head)
 
     def make_room(self, need: int) -> None:
         """Commit until `need` bytes fit into the journal; the writer that found it full does the work."""
@@ -206,12 +188,14 @@ class Committer:
         decision: Decision | None = None,
         budget: float = SLICE,
         work: Callable[[Writer], None] | None = None,
+        until: int = 0,
     ) -> list[int]:
         """One transaction: own journal (for `budget` seconds), with `others` theirs too, then the rest.
 
         With `everything` all journals are drained, whatever that takes; of `dead` slots intact frames behind the
         head are applied too. `decision` returns what to apply once that was done; `work` may do anything.
-        Returns the versions `decision`'s got.
+        Returns the versions `decision`'s got. Nothing is done if another thread has meanwhile applied the own
+        journal up to `until`.
         """
         store = self.store
         if everything:
@@ -224,6 +208,8 @@ class Committer:
         started = time.perf_counter()
         with self._turn():
             store.check_writable()
+            if until and store.journal is not None and store.journal.applied >= until:
+                return versions
             with self._transaction() as writer:
                 # From here on: whoever had to wait for the lock has all the more to commit.
                 deadline = None if everything else time.perf_counter() + budget

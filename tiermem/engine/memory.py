@@ -121,8 +121,10 @@ class Memory(Reads, Writes):
         Raises:
             StoreFullError, StorageError: the commit failed. The store is closed all the same and
             nothing is lost: the journal is replayed when it is opened again.
+            LockTimeout: a signal handler closes what it has interrupted; it stays open.
         """
         store = self._store
+        store.refuse_reentry()
         if self._detach():
             opening.release(store)
 

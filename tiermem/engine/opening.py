@@ -107,7 +107,6 @@ def _check_arguments(config: object, clock: object, embedder: object) -> None:
 
 def release(store: Store) -> None:
     """One handle less; the last one commits what is pending and closes."""
-    store.refuse_reentry()
     with _registry_lock:
         store.users -= 1
         if store.users > 0 or store.closed:

@@ -152,11 +152,11 @@ class _Reading(Snapshot):
 
     def __init__(self, env: ColdEnv) -> None:
         self.env = env
-        # It goes with this object, wherever an interrupt came: behind `__enter__`, or before `__exit__`.
-        self._mark = ref(self, env.readers.discard)
 
     def __enter__(self) -> Snapshot:
         env = self.env
+        # It goes with this object, wherever an interrupt may come: in here, or before `__exit__`.
+        self._mark = ref(self, env.readers.discard)
         env.readers.add(self._mark)
         while env.closing:
             env.readers.discard(self._mark)
