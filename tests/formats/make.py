@@ -212,4 +212,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "--leave":
         leave(Path(sys.argv[2]))
     made = make(sys.argv[1])
-    print(f"{made}: {made.stat().st_size:,} bytes")  # noqa: T201 - a script
+    print(f"{made}: {made.stat().st_size:,} bytes")  # noqa: T201 - printing is what a script does

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from tiermem.codec.operation import Operation
 from tiermem.engine.assistant import LOOK, Assistant
 from tiermem.engine.journals import STRETCH, Mark
-from tiermem.engine.reentry import Flag, owned
+from tiermem.engine.reentry import Flag, owned, refuse_inside
 from tiermem.engine.transaction import Transaction
 from tiermem.engine.upkeep import Upkeep
 from tiermem.errors import TiermemError
@@ -241,8 +241,8 @@ class Committer:
     @contextmanager
     def _turn(self) -> Iterator[None]:
         """Hold the commit lock. A thread that commits again and again lets one that waits go first."""
-        self.store.refuse_reentry()
         lock = self.store.commit_lock
+        refuse_inside(self.store.lock, lock)
         try:
             with self._turnstile:
                 lock.acquire()

@@ -11,6 +11,7 @@ from tiermem.config import METRICS, Config, Metric
 from tiermem.engine import drafts, opening, search
 from tiermem.engine.namespace import Namespace
 from tiermem.engine.reads import Reads
+from tiermem.engine.reentry import refuse_inside
 from tiermem.engine.writes import Writes
 from tiermem.errors import InvalidArgument
 from tiermem.protocols import Clock, Embedder
@@ -124,7 +125,7 @@ class Memory(Reads, Writes):
             LockTimeout: a signal handler closes what it has interrupted; it stays open.
         """
         store = self._store
-        store.refuse_reentry()
+        refuse_inside(store.lock, store.commit_lock)
         if self._detach():
             opening.release(store)
 

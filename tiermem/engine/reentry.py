@@ -54,7 +54,7 @@ def refuse_reentry(lock: threading.Lock) -> None:
     if not _interrupting():
         return
     if not lock.acquire(timeout=PATIENCE):
-        raise reentered()
+        raise _reentered()
     lock.release()
 
 
@@ -63,18 +63,20 @@ def owned(lock: threading.RLock) -> bool:
     return bool(lock._is_owned())  # type: ignore[attr-defined]  # what threading.Condition asks, too
 
 
-def refuse_if_owned(lock: threading.RLock) -> None:
-    """LockTimeout if this thread holds `lock`, which it does not where it comes from outside.
+def refuse_inside(lock: threading.Lock, commit_lock: threading.RLock) -> None:
+    """LockTimeout where this call interrupts one of the same thread that holds either lock of a store.
 
     What is left of a call that an interrupt has ended may still be held by the interrupt's own traceback.
     """
-    if owned(lock) and not _interrupting():
+    if lock.locked():
+        refuse_reentry(lock)
+    if owned(commit_lock) and not _interrupting():
         gc.collect()
-    if owned(lock):
-        raise reentered()
+    if owned(commit_lock):
+        raise _reentered()
 
 
-def reentered() -> LockTimeout:
+def _reentered() -> LockTimeout:
     """That a call cannot be served, since it interrupts one that has to end first."""
     return LockTimeout(
         "the store was called by a signal handler that has interrupted a call of the same thread: "

@@ -26,7 +26,7 @@ from tiermem.engine.indexing import Indexing
 from tiermem.engine.journals import Journals
 from tiermem.engine.latency import Histogram
 from tiermem.engine.loader import Loader
-from tiermem.engine.reentry import refuse_if_owned, refuse_reentry
+from tiermem.engine.reentry import refuse_reentry
 from tiermem.engine.space import Decode, Space, Spaces, Tables
 from tiermem.errors import ClosedError, EncodingError, ReadOnlyError, TiermemError
 from tiermem.policy.eviction import DEFAULT
@@ -239,12 +239,6 @@ class Store:
         self.check_open()
         if self.read_only:
             raise ReadOnlyError(f"{self.root} was opened read-only")
-
-    def refuse_reentry(self) -> None:
-        """LockTimeout where this call interrupts one of the same thread that holds a lock of the store."""
-        if self.lock.locked():
-            refuse_reentry(self.lock)
-        refuse_if_owned(self.commit_lock)
 
     def pend(self, space: Space, op: Operation) -> None:
         """Show an operation that was journaled. The caller holds `lock`."""
