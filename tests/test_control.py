@@ -372,18 +372,18 @@ def test_a_store_is_shared_while_another_client_lives(
     control: Control, other: Callable[..., subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_MOMENT", 0.0)
-    assert not control.shared()
+    assert not control.shared
     process = other()
-    assert control.shared()
+    assert control.shared
     control.helper = 1
-    assert not control.shared(), "the helper waits to see nothing"
+    assert not control.shared, "the helper waits to see nothing"
     control.helper = -1
-    assert control.shared()
+    assert control.shared
     monkeypatch.setattr(module, "_MOMENT", LONG)
     process.communicate("")
-    assert control.shared(), "as of a moment ago"
+    assert control.shared, "as of a moment ago"
     monkeypatch.setattr(module, "_MOMENT", 0.0)
-    assert not control.shared()
+    assert not control.shared
 
 
 def test_nobody_is_alive(root: Path) -> None:

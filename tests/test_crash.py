@@ -648,6 +648,30 @@ def test_a_durable_delete_is_committed_when_it_returns(tmp_path: Path, peer: Cal
         assert mem.get("stream", key) == 2
 
 
+def test_put_many_killed_inside_leaves_a_beginning(tmp_path: Path) -> None:
+    seen = set()
+    for round_ in range(6):
+        root = tmp_path / f"s{round_}"
+
+        def body(say: Callable[[int], None], root: Path = root) -> None:
+            mem = tiermem.open(root, config=config(sync_interval=0.002, journal_bytes=2**16))
+            say(0)
+            mem.put_many("n", [(f"{number:06d}", number) for number in range(60_000)])
+            say(1)
+
+        child = Loop(body)
+        while not child.said and child.listen(0.002):
+            pass
+        child.listen(0.15 + 0.1 * round_)
+        child.kill()
+        with tiermem.open(root) as mem:
+            found = [record.value for record in mem.scan("n")]
+            assert found == list(range(len(found)))
+            seen.add(len(found))
+            assert mem.check().ok
+    assert any(0 < count < 60_000 for count in seen)
+
+
 def test_a_plain_put_is_in_the_journal_alone(tmp_path: Path, peer: Callable[..., Peer]) -> None:
     """What the tests above would find if they found nothing."""
     a = peer(tmp_path / "s", config=QUIET)

@@ -316,3 +316,11 @@ def test_a_replay_that_missed_something_says_so(root: Path) -> None:
     )
     (root / "a").write_bytes(b"y")
     assert model.differs() == [str(root / "a")]
+
+
+def test_a_fifo_is_no_file_of_the_disk(root: Path, tmp_path: Path) -> None:
+    bell = hexed(f"{root}/bell")
+    os.mkfifo(root / "bell")
+    model = replayed(root, f'7 openat(AT_FDCWD, "{bell}", O_RDWR|O_NONBLOCK|O_CLOEXEC) = 3<{bell}>')
+    assert model.differs() == []
+    assert left(model, tmp_path / "all", 1) == {}

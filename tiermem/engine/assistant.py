@@ -6,6 +6,7 @@ import os
 import select
 import signal
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
@@ -130,7 +131,7 @@ class Assistant:
         if not self.present:
             return False
         with wishes(self._store.root, self._store.slot).open("ab") as file:
-            file.write(f"{self._store.config.vector.seal_rows} {name}\0".encode())
+            file.write(wish(name, self._store.config.vector.seal_rows))
         return True
 
     def advanced(self) -> bool:
@@ -219,6 +220,19 @@ class Assistant:
 def wishes(root: Path, slot: int) -> Path:
     """Where a client names the namespaces that it has searched, and from how many unsealed rows they want sealing."""
     return root / "clients" / f"{slot:03d}.wishes"
+
+
+def wish(name: str, rows: int) -> bytes:
+    """That a namespace be sealed from so many unsealed rows on, as it is written there."""
+    return f"{rows} {name}\0".encode()
+
+
+def wished(data: bytes) -> Iterator[tuple[str, int]]:
+    """The wishes in a file; one that was torn by a client that was killed is left out: it is named again."""
+    for one in data.decode(errors="replace").split("\0")[:-1]:
+        rows, _, name = one.partition(" ")
+        if name and rows.isascii() and rows.isdigit() and len(rows) < 10:
+            yield name, int(rows)
 
 
 def _stopped(process: int) -> bool:

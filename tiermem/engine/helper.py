@@ -21,7 +21,7 @@ import msgspec
 
 from tiermem.config import Config, VectorConfig
 from tiermem.engine import opening
-from tiermem.engine.assistant import LOCK, LOG, READY, Orders
+from tiermem.engine.assistant import LOCK, LOG, READY, Orders, wished
 from tiermem.errors import LockTimeout
 from tiermem.tiers.control import HASTE as HASTE_WORD
 from tiermem.tiers.filelock import exclusive, hold
@@ -97,11 +97,8 @@ class Helper:
             taken = path.with_suffix(".granted")
             with suppress(FileNotFoundError):
                 path.rename(taken)
-                # Torn by a client that was killed, the last one may name nothing; it is named again.
-                for wish in taken.read_text(encoding="utf-8", errors="replace").split("\0"):
-                    rows, _, name = wish.partition(" ")
-                    if name and rows.isdecimal():
-                        store.sealer.wake(name, int(rows))
+                for name, rows in wished(taken.read_bytes()):
+                    store.sealer.wake(name, rows)
                 taken.unlink()
 
     def _commit(self) -> None:
@@ -119,10 +116,10 @@ class Helper:
                 if behind > HASTE:
                     time.sleep(BREATH)
                 else:
-                    store.gather(self._nap)
+                    store.committer.gather(self._nap)
             elif not rested:
                 # Who has written while this went on may not have rung.
-                store.gather(self._nap)
+                store.committer.gather(self._nap)
             elif self._left_alone():
                 return
             else:

@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from time import monotonic, time_ns
+from time import time_ns
 from typing import TYPE_CHECKING
 from weakref import WeakMethod
 
@@ -20,13 +20,13 @@ from tiermem.codec.frame import STREAM
 from tiermem.codec.operation import DELETE, PUT, Operation, pack_operation, unpack_operations
 from tiermem.config import Config
 from tiermem.engine import generations
-from tiermem.engine.assistant import LOOK
 from tiermem.engine.commit import Committer
 from tiermem.engine.follower import Follower
 from tiermem.engine.indexing import Indexing
 from tiermem.engine.journals import Journals
 from tiermem.engine.latency import Histogram
 from tiermem.engine.loader import Loader
+from tiermem.engine.reentry import refuse_reentry
 from tiermem.engine.space import Decode, Space, Spaces, Tables
 from tiermem.errors import ClosedError, EncodingError, ReadOnlyError, TiermemError
 from tiermem.policy.eviction import DEFAULT
@@ -58,7 +58,7 @@ class Store:
         self.embedder = embedder
         self.read_only = read_only
         self.lock = threading.Lock()
-        self.commit_lock = threading.Lock()
+        self.commit_lock = threading.RLock()
         self.move_lock = threading.Lock()
         self.closed = False
         self.users = 0
@@ -119,14 +119,7 @@ class Store:
     def interval(self) -> float:
         """Seconds that a write may wait to be committed: fewer where other clients wait to see it."""
         cold = self.config.cold
-        return min(cold.sync_interval, cold.share_interval) if self.control.shared() else cold.sync_interval
-
-    def gather(self, nap: Callable[[float], bool]) -> None:
-        """Wait while writes gather for a commit, unless `nap`, told to sleep for so many seconds, says to hurry."""
-        began = monotonic()
-        # Others that wait to see them may come meanwhile.
-        while (left := began + self.interval / 2 - monotonic()) > 0 and not nap(min(LOOK, left)):
-            pass
+        return min(cold.sync_interval, cold.share_interval) if self.control.shared else cold.sync_interval
 
     def stop_sealing(self) -> None:
         """End what builds segments, if anything does."""
@@ -155,6 +148,8 @@ class Store:
         Without `rouse` the caller sees to it that it is committed.
         """
         while True:
+            if self.lock.locked():
+                refuse_reentry(self.lock)
             with self.lock:
                 journal = self.journal
                 if journal is not None:
@@ -188,6 +183,8 @@ class Store:
     def submit_all(self, drafts: Sequence[Draft]) -> list[int]:
         """Journal several operations as one frame, all or nothing; their versions."""
         while True:
+            if self.lock.locked():
+                refuse_reentry(self.lock)
             with self.lock:
                 journal = self.journal
                 if journal is not None:
@@ -288,7 +285,7 @@ class Store:
     def after_fork(self) -> None:
         """In the child: let go of all that is the parent's. The caller opens the store again."""
         self.lock = threading.Lock()
-        self.commit_lock = threading.Lock()
+        self.commit_lock = threading.RLock()
         self.move_lock = threading.Lock()
         self.control.close(forked=True)
         if self.journal is not None:

@@ -246,6 +246,7 @@ class Control:
             lowest = min(lowest, _FLOAT.unpack(_WORD.pack(word))[0] if word else -math.inf)
         return -math.inf if lowest == math.inf else lowest
 
+    @property
     def shared(self) -> bool:
         """Whether more than one client, the helper not counted, had the store open a moment ago."""
         now = time.monotonic()
