@@ -368,6 +368,24 @@ def test_a_time_left_by_the_former_holder_of_a_slot_is_forgotten(
     assert control.lowest_time() == -math.inf
 
 
+def test_a_store_is_shared_while_another_client_lives(
+    control: Control, other: Callable[..., subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_MOMENT", 0.0)
+    assert not control.shared
+    process = other()
+    assert control.shared
+    control.helper = 1
+    assert not control.shared, "the helper waits to see nothing"
+    control.helper = -1
+    assert control.shared
+    monkeypatch.setattr(module, "_MOMENT", LONG)
+    process.communicate("")
+    assert control.shared, "as of a moment ago"
+    monkeypatch.setattr(module, "_MOMENT", 0.0)
+    assert not control.shared
+
+
 def test_nobody_is_alive(root: Path) -> None:
     control = Control(root, read_only=True) if (root / "control").exists() else Control(root)
     assert control.live() == []

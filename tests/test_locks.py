@@ -455,6 +455,15 @@ def test_at_its_end_a_wait_takes_what_is_free(locks: Locks, clock: SimulatedCloc
     assert locks.state("a").waiting == ()
 
 
+def test_who_only_tries_leaves_the_queue_as_it_is(locks: Locks) -> None:
+    locks._ledger.enter("a", locks_module.Claim("slow", "slow", 1), None, None)
+    with locks.acquire("a", timeout=0.0):
+        assert locks.state("a").waiting == ("slow",)
+    tried = locks.try_acquire("a")
+    assert tried is not None
+    assert locks.state("a").waiting == ("slow",)
+
+
 def test_a_waiter_with_a_timeout_that_was_killed_leaves_by_itself(locks: Locks, clock: SimulatedClock) -> None:
     locks._ledger.enter("a", locks_module.Claim("dead", "dead", 1), None, 2.0)
     assert locks.state("a").waiting == ("dead",)

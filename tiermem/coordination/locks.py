@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Self
 from weakref import WeakValueDictionary
 
 from tiermem.coordination._grants import Claim, Grant, Ledger, State, check_name
-from tiermem.coordination._waiting import seconds, sleep
+from tiermem.coordination._waiting import deadline, seconds, sleep
 from tiermem.errors import GuardFailed, InvalidArgument, LeaseLost, LockTimeout, RecordNotFound, VersionConflict
 from tiermem.types import check_namespace
 
@@ -263,11 +263,11 @@ class Locks:
             InvalidArgument: an argument is malformed, or a shared lock would be entered again as an exclusive one.
         """
         hold = self._held(name, ttl, owner, shared, permits)
-        limit = math.inf if timeout is None else seconds("timeout", timeout)
+        due = deadline(self._mem.clock, timeout)
         if reentrant and (again := self._enter(hold, _ttl(ttl))) is not None:
             return again
-        if not self._wait(hold, limit):
-            raise LockTimeout(f"{name!r} was not granted to {hold.claim.owner!r} within {limit} s")
+        if not self._wait(hold, due):
+            raise LockTimeout(f"{name!r} was not granted to {hold.claim.owner!r} in time")
         return self._lease(hold, reentrant)
 
     def try_acquire(
@@ -284,7 +284,7 @@ class Locks:
         hold = self._held(name, ttl, owner, shared, permits)
         if reentrant and (again := self._enter(hold, _ttl(ttl))) is not None:
             return again
-        return self._lease(hold, reentrant) if self._wait(hold, 0.0) else None
+        return self._lease(hold, reentrant) if self._wait(hold, -math.inf) else None
 
     def holder(self, name: str) -> Holder | None:
         """Who holds the lock, the oldest if several do; None if nobody does."""
@@ -320,10 +320,9 @@ class Locks:
             self._holds[os.getpid(), hold.name, hold.claim.owner] = hold
         return Lease(hold)
 
-    def _wait(self, hold: _Hold, timeout: float) -> bool:
-        """Take the lock as soon as it is this one's turn; False if it was not within `timeout` seconds."""
+    def _wait(self, hold: _Hold, due: float) -> bool:
+        """Take the lock as soon as it is this one's turn; False if it was not by the time `due`."""
         name, claim, ledger, clock = hold.name, hold.claim, self._ledger, self._mem.clock
-        due = clock.now() + timeout
         rank: int | None = None
         entered = -math.inf
         free: float | None = None
@@ -337,7 +336,8 @@ class Locks:
                 free = (now if free is None else free) if open_to_all else None
                 turn = math.inf if free is None else free + place * GRACE
                 if now >= turn or (now >= due and state.admits(claim)):
-                    if hold.take(state, place):
+                    # Whoever only tries leaves the queue as it is.
+                    if hold.take(state, place if entered else 0):
                         return True
                 elif now >= due:
                     break

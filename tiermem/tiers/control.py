@@ -58,6 +58,8 @@ _BLIND_NAP: Final = 0.02
 _DOZE: Final = 0.001
 _LAST_NAP: Final = 5.0
 """Seconds that closing waits for who sleeps; after that the descriptor is left to the end of the process."""
+_MOMENT: Final = 0.25
+"""Seconds for which the number of clients is believed to stay the same."""
 _FLOAT: Final = struct.Struct("=d")
 _WORD: Final = struct.Struct("=Q")
 
@@ -113,6 +115,8 @@ class Control:
         self._sleepers_lock = threading.Lock()
         self._ear = Ear()
         self._closing = False
+        self._counted = -_MOMENT
+        self._shared = False
         if not self._usable():
             if read_only:
                 raise CorruptionError(f"{self.path} is missing or damaged; opening the store for writing mends it")
@@ -241,6 +245,17 @@ class Control:
             word = self.words[_FIRST_ROW + slot * _ROW_WORDS + _TIME]
             lowest = min(lowest, _FLOAT.unpack(_WORD.pack(word))[0] if word else -math.inf)
         return -math.inf if lowest == math.inf else lowest
+
+    @property
+    def shared(self) -> bool:
+        """Whether more than one client, the helper not counted, had the store open a moment ago."""
+        now = time.monotonic()
+        if now >= self._counted + _MOMENT:
+            self._counted = now
+            # Where the directory is gone, whoever commits says so.
+            with contextlib.suppress(OSError):
+                self._shared = len({*self.live()} - {self.helper}) > 1
+        return self._shared
 
     def _lock_path(self, slot: int) -> Path:
         return self.root / "clients" / f"{slot:03d}.lock"
