@@ -593,9 +593,7 @@ def test_what_was_claimed_and_never_handed_out_goes_to_another(
     assert payloads(member) == [1]
 
 
-def test_a_member_that_lets_go_of_the_log_late_loses_nothing(
-    topics: Topics, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_member_that_lets_go_of_the_log_late_loses_nothing(topics: Topics, monkeypatch: pytest.MonkeyPatch) -> None:
     def late(*_: Any) -> None:
         raise CursorExpired("another member was further")
 

@@ -123,9 +123,7 @@ def test_weights_count_as_they_are_written(votes: Votes, clock: SimulatedClock) 
     tied = votes.propose("sums", electorate={"a": 0.1, "b": 0.2, "c": 0.3})
     assert votes.cast(tied, "a", approve=True) == votes.cast(tied, "b", approve=True) == "pending"
     assert votes.cast(tied, "c", approve=False) == "rejected"
-    quorate = votes.propose(
-        "quorum", electorate={"a": 0.7, "b": 0.1, "c": 0.2}, quorum=0.8, deadline=clock.now() + 5.0
-    )
+    quorate = votes.propose("quorum", electorate={"a": 0.7, "b": 0.1, "c": 0.2}, quorum=0.8, deadline=clock.now() + 5.0)
     votes.cast(quorate, "a", approve=True)
     votes.cast(quorate, "b", approve=True)
     clock.advance(5.0)
