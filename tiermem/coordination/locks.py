@@ -324,7 +324,7 @@ class Locks:
         """Take the lock as soon as it is this one's turn; False if it was not by the time `due`."""
         name, claim, ledger, clock = hold.name, hold.claim, self._ledger, self._mem.clock
         rank: int | None = None
-        entered = -math.inf
+        said = -math.inf
         free: float | None = None
         try:
             while True:
@@ -336,23 +336,23 @@ class Locks:
                 free = (now if free is None else free) if open_to_all else None
                 turn = math.inf if free is None else free + place * GRACE
                 if now >= turn or (now >= due and state.admits(claim)):
-                    # Whoever only tries leaves the queue as it is.
-                    if hold.take(state, place if entered else 0):
+                    # Only those whom it has waited for are passed over; else the queue stays as it is.
+                    if hold.take(state, place if now >= turn else 0):
                         return True
                 elif now >= due:
                     break
-                elif (found := state.rank(claim)) is None or now >= entered + PRESENCE / 2:
+                elif (found := state.rank(claim)) is None or now >= said + PRESENCE / 2:
                     # Passed over while it could not run, it takes its old place.
                     ledger.enter(name, claim, found or rank, min(due - now, PRESENCE))
-                    entered = now
+                    said = now
                 else:
                     rank = found
-                    self._sleep(name, state, min(due, turn, state.next_expiry, entered + PRESENCE / 2))
+                    self._sleep(name, state, min(due, turn, state.next_expiry, said + PRESENCE / 2))
         except BaseException:
-            if entered > -math.inf:
+            if said > -math.inf:
                 ledger.leave(name, claim)
             raise
-        if entered > -math.inf:
+        if said > -math.inf:
             ledger.leave(name, claim)
         return False
 
