@@ -463,7 +463,7 @@ def test_backups_under_load_are_each_one_moment_and_can_be_restored(root: Path, 
         assert eventually(lambda: mem.count("left") == 3)
         for number in range(5):
             mem.backup(tmp_path / f"copy{number}")
-            mem.put("left", "enough", 0)
+        mem.put("left", "enough", 0)
         counts = {tag: writer.end() for tag, writer in writers.items()}
     moments = []
     for number in range(5):

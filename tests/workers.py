@@ -353,7 +353,7 @@ def write_and_read(served: Served, name: str, tag: str, seconds: float, pause: f
 
 @job
 def write_pairs(served: Served, tag: str) -> int:
-    """Batches that put one number in two namespaces, and plain puts between them, until it is enough; how many pairs."""
+    """Batches that put one number in two namespaces, and plain puts between them until it is enough; how many."""
     mem = served.mem
     count = 0
     while not mem.contains("left", "enough"):
