@@ -457,12 +457,13 @@ def test_backups_under_load_are_each_one_moment_and_can_be_restored(root: Path, 
         mem.create_namespace("right", dimension=3)
     writers = {tag: peer(root, config=BRISK) for tag in ("a", "bb", "ccc")}
     for tag, writer in writers.items():
-        writer.begin("write_pairs", tag, 6.0)
+        writer.begin("write_pairs", tag)
     before: dict[str, int] = dict.fromkeys(writers, -1)
     with tiermem.open(root, config=BRISK) as mem:
         assert eventually(lambda: mem.count("left") == 3)
         for number in range(5):
             mem.backup(tmp_path / f"copy{number}")
+        mem.put("left", "enough", 0)
         counts = {tag: writer.end() for tag, writer in writers.items()}
     moments = []
     for number in range(5):

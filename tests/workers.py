@@ -352,17 +352,17 @@ def write_and_read(served: Served, name: str, tag: str, seconds: float, pause: f
 
 
 @job
-def write_pairs(served: Served, tag: str, seconds: float) -> int:
-    """Batches that put one number in two namespaces, and plain puts between them; how many pairs."""
+def write_pairs(served: Served, tag: str) -> int:
+    """Batches that put one number in two namespaces, and plain puts between them until it is enough; how many."""
     mem = served.mem
-    end = time.monotonic() + seconds
     count = 0
-    while time.monotonic() < end:
+    while not mem.contains("left", "enough"):
         with mem.batch() as b:
             b.put("left", tag, count)
             b.put("right", tag, count, vector=[1.0, count, len(tag)])
         mem.put("trail", f"{tag}-{count:06d}", count)
         count += 1
+        time.sleep(0.001)
     return count
 
 
