@@ -266,7 +266,7 @@ def test_a_fork_has_no_subscription_and_may_subscribe(topics: Topics) -> None:
 def test_a_fork_does_not_wait_for_a_thread_that_only_its_parent_has(topics: Topics) -> None:
     subscription = topics.subscribe("a", consumer="c")
     topics.publish("a", 1)
-    message = asyncio.run(anext(subscription))  # type: ignore[arg-type]  # it is a coroutine
+    message = asyncio.run(anext(subscription))
     held, done = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -282,7 +282,7 @@ def test_a_fork_does_not_wait_for_a_thread_that_only_its_parent_has(topics: Topi
         for call in (
             lambda: subscription.get(timeout=0),
             lambda: subscription.ack(message),
-            lambda: asyncio.run(anext(subscription)),  # type: ignore[arg-type]
+            lambda: asyncio.run(anext(subscription)),
         ):
             with pytest.raises(ClosedError):
                 call()

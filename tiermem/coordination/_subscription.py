@@ -24,14 +24,7 @@ from tiermem.coordination._feed import (
     marks,
     waiting,
 )
-from tiermem.errors import (
-    ClosedError,
-    CursorExpired,
-    InvalidArgument,
-    LagExceeded,
-    LeaseLost,
-    VersionConflict,
-)
+from tiermem.errors import ClosedError, CursorExpired, InvalidArgument, LagExceeded, LeaseLost, VersionConflict
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
