@@ -484,6 +484,88 @@ def test_two_banks_on_a_store_agree(mem: tiermem.Memory, trail: tiermem.Trajecto
     assert apart.recall(EAST) == []
 
 
+class Meanwhile(Distiller):
+    """A distiller during which something happens."""
+
+    calls = 0
+    happens: Callable[[], object] = staticmethod(lambda: None)
+
+    def distil(self, runs: Sequence[Judged]) -> list[Situation]:
+        type(self).calls += 1
+        type(self).happens()
+        return super().distil(runs)
+
+
+def test_what_takes_long_to_find_is_known_from_when_it_was_found(
+    mem: tiermem.Memory, trail: tiermem.Trajectories, clock: tiermem.SimulatedClock
+) -> None:
+    class Slow(Meanwhile):
+        happens = staticmethod(lambda: clock.advance(10.0))
+
+    bank = ReasoningBank(mem, distiller=Slow())
+    bank.learn([ended(trail, EAST, True) for _ in range(20)])
+    (lesson,) = bank.distil()
+    assert (lesson.created_at, lesson.known_at) == (START + 10.0, START + 10.0)
+    assert bank.recall(EAST, as_of=START + 9.0) == [], "at that time there was no lesson yet"
+    assert len(bank.recall(EAST, as_of=START + 10.0)) == 1
+
+
+def test_whoever_takes_long_comes_to_an_end_beside_those_who_are_quick(
+    mem: tiermem.Memory, trail: tiermem.Trajectories
+) -> None:
+    quick = ReasoningBank(mem)
+
+    def learn() -> None:
+        # An end to the test, if there is none to distilling.
+        if Busy.calls < 5:
+            quick.learn(ended(trail, EAST, True))
+
+    class Busy(Meanwhile):
+        happens = staticmethod(learn)
+
+    bank = ReasoningBank(mem, distiller=Busy())
+    quick.learn([ended(trail, EAST, True) for _ in range(20)])
+    (lesson,) = bank.distil()
+    assert (Busy.calls, lesson.support) == (1, 20)
+    assert quick.distil()[0].support == 21
+
+
+def test_lessons_found_meanwhile_are_not_found_twice(mem: tiermem.Memory, trail: tiermem.Trajectories) -> None:
+    other = ReasoningBank(mem)
+
+    class Beaten(Meanwhile):
+        happens = staticmethod(other.distil)
+
+    bank = ReasoningBank(mem, distiller=Beaten())
+    other.learn([ended(trail, EAST, True) for _ in range(20)])
+    assert bank.distil() == []
+    assert (Beaten.calls, len(list(bank.lessons()))) == (2, 1)
+
+
+def test_a_verdict_on_what_was_corrected_meanwhile_is_given_again(
+    mem: tiermem.Memory, trail: tiermem.Trajectories, clock: tiermem.SimulatedClock
+) -> None:
+    other = ReasoningBank(mem, judge=DirectionHit())
+    run = trail.start("a")
+    step = run.step(predicted=1.0, action="go", vector=EAST)
+    trail.resolve(step, 1.0)
+    run.complete()
+    seen: list[Any] = []
+
+    class Thoughtful(DirectionHit):
+        def judge(self, trajectory: tiermem.Trajectory) -> Any:
+            seen.append(trajectory.steps[0].outcome)
+            if len(seen) == 1:
+                clock.advance(1.0)
+                trail.resolve(step, -1.0)
+                other.learn(run)
+            return super().judge(trajectory)
+
+    # The other's verdict, of what was known later, is not replaced by one of what was known before.
+    assert ReasoningBank(mem, judge=Thoughtful()).learn(run) == 0
+    assert seen == [1.0, -1.0]
+
+
 def test_other_processes_learn_at_the_same_time_and_nothing_is_lost(
     tmp_path: Path, run_python: Callable[..., Any]
 ) -> None:
