@@ -350,6 +350,33 @@ def test_contradictions_are_linked_and_both_shown(mem: tiermem.Memory, trail: ti
     assert bank.consolidate() == []
 
 
+def test_history_does_not_know_what_was_corrected_later(
+    mem: tiermem.Memory, trail: tiermem.Trajectories, clock: tiermem.SimulatedClock
+) -> None:
+    runs = [ended(trail, EAST, True) for _ in range(2)]
+    user = trail.start("a")
+    step = user.step(predicted=1.0)
+    trail.resolve(step, 1.0)
+    user.complete()
+    given_ = Given(situation("success", EAST, runs[:1], 1.0))
+    bank = ReasoningBank(mem, distiller=given_)
+    bank.learn(runs)
+    (lesson,) = bank.distil()
+    bank.used(lesson, user)
+    judging = ReasoningBank(mem, judge=DirectionHit(), distiller=given_)
+    judging.learn(user)
+    given_.situations = [situation("success", EAST, runs, 1.0)]
+    bank.distil()
+    before = bank.history(lesson.id)
+    assert [[use.value for use in one.uses] for one in before] == [[], [1.0]]
+    clock.advance(1.0)
+    trail.resolve(step, -1.0)
+    judging.learn(user)
+    assert [use.value for one in bank.lessons() for use in one.uses] == [0.0]
+    after = bank.history(lesson.id)
+    assert [(one.uses, one.held, one.effect) for one in after] == [(one.uses, one.held, one.effect) for one in before]
+
+
 def test_weak_and_stale_lessons_are_retired_and_history_says_why(
     mem: tiermem.Memory, trail: tiermem.Trajectories, clock: tiermem.SimulatedClock
 ) -> None:
