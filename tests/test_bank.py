@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 import tiermem
 from tiermem.reasoning.bank import ReasoningBank
@@ -15,7 +16,8 @@ from tiermem.reasoning.distill import Distiller, Judged, Situation, Text
 from tiermem.reasoning.inference import Evidence
 from tiermem.reasoning.lesson import Lesson
 from tiermem.reasoning.posterior import Beta
-from tiermem.reasoning.verdict import DirectionHit
+from tiermem.reasoning.verdict import DirectionHit, SuccessLabel
+from tiermem.trajectory.types import StepVerdict
 
 START = 1_000_000.0
 INLINE = tiermem.Config(cold=tiermem.ColdConfig(committer="inline", journal_bytes=2**20, sync_interval=60.0))
@@ -633,6 +635,50 @@ def test_a_store_that_is_read_only_answers(tmp_path: Path) -> None:
         with pytest.raises(tiermem.ReadOnlyError):
             bank.restore(bank.recall(EAST)[0], 1)
         assert ReasoningBank(mem, name="nothing").recall(EAST) == []
+
+
+def test_a_judge_that_says_what_is_no_verdict_on_the_run_is_refused(
+    mem: tiermem.Memory, trail: tiermem.Trajectories
+) -> None:
+    run, other = ended(trail, EAST, True), ended(trail, EAST, True)
+    read = trail.get(run)
+    assert read is not None
+    right = SuccessLabel().judge(read)
+
+    class Says(NamedTuple):
+        verdict: Any
+
+        def judge(self, trajectory: tiermem.Trajectory) -> Any:
+            return self.verdict
+
+    missing = StepVerdict(f"{run.id}/00000009", "correct", 0.0)
+    for wrong in (
+        None,
+        replace(right, label="good"),
+        replace(right, trajectory=other.id),
+        replace(right, steps=(missing,)),
+    ):
+        with pytest.raises(tiermem.InvalidArgument, match="verdict"):
+            ReasoningBank(mem, judge=Says(wrong)).learn(run)
+    assert mem.count("lessons/log") == 0
+
+
+def test_a_run_that_has_grown_since_it_was_judged_is_to_be_learned_again(
+    mem: tiermem.Memory, trail: tiermem.Trajectories
+) -> None:
+    bank = ReasoningBank(mem)
+    bank.learn([ended(trail, EAST, True) for _ in range(20)])
+    run = trail.start("a")
+    other = trail.resume(run)
+    run.step(vector=EAST, action="go")
+    run.complete(success=True)
+    bank.learn(run)
+    # Against the rules: whoever wrote it before another resumed it must not go on.
+    other.step(vector=EAST, action="go")
+    with pytest.raises(tiermem.InvalidArgument, match=f"{run.id} has grown"):
+        bank.distil()
+    bank.learn(run)
+    assert [lesson.support for lesson in bank.distil()] == [21]
 
 
 def test_a_version_that_is_gone_is_told(mem: tiermem.Memory, trail: tiermem.Trajectories) -> None:
