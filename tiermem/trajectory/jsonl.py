@@ -97,7 +97,7 @@ def parse(line: bytes) -> Trajectory:
     try:
         # Objects of the line itself have no tag, so that untagging it whole untags the values in it.
         told = msgspec.convert(jsonform.from_json(jsonform.parse(line)), _Line)
-    except msgspec.ValidationError as exc:
+    except (msgspec.ValidationError, UnicodeEncodeError) as exc:
         raise InvalidArgument(str(exc)) from exc
     trajectory = Trajectory(
         check_id(told.id),
@@ -124,7 +124,9 @@ def _step(trajectory: str, told: _Step) -> Step:
     if told.vector is not None:
         import numpy as np
 
-        vector = np.array(told.vector, np.float32)
+        with np.errstate(over="ignore"):
+            # What is beyond float32 is infinite, and refused as such.
+            vector = np.array(told.vector, np.float32)
     reward = None if told.reward is None else number("reward", told.reward)
     given = (told.observation, told.action, told.predicted, reward, vector)
     known = tuple(Outcome(one.value, one.resolved_at) for one in told.outcomes)
