@@ -336,6 +336,20 @@ def test_duplicates_are_merged_with_their_evidence_and_uses_and_can_be_parted_ag
     assert [one.status for one in bank.history(small.id)] == ["live", "merged", "live"]
 
 
+def test_a_cosine_of_one_is_reached_by_what_is_the_same(mem: tiermem.Memory, trail: tiermem.Trajectories) -> None:
+    # Rounded to float32, some of these are shorter than 1.
+    for place, vector in enumerate(np.random.default_rng(1).standard_normal((8, 3))):
+        bank = ReasoningBank(
+            mem,
+            distiller=Distiller(similarity=1.0, baseline=0.5),
+            upkeep=tiermem.Upkeep(duplicate=1.0),
+            name=f"bank {place}",
+        )
+        (lesson,) = taught(bank, trail, (vector, 20, 0))
+        (again,) = taught(bank, trail, (vector, 20, 0))
+        assert (again.id, again.support) == (lesson.id, 40)
+
+
 def test_contradictions_are_linked_and_both_shown(mem: tiermem.Memory, trail: tiermem.Trajectories) -> None:
     runs = [ended(trail, EAST, True) for _ in range(20)]
     distiller = Given(situation("success", EAST, runs[:10], 1.0), situation("failure", EAST, runs[10:], 0.0))
