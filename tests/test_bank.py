@@ -350,6 +350,28 @@ def test_a_cosine_of_one_is_reached_by_what_is_the_same(mem: tiermem.Memory, tra
         assert (again.id, again.support) == (lesson.id, 40)
 
 
+def test_a_use_counts_for_all_that_took_a_lesson_on(mem: tiermem.Memory, trail: tiermem.Trajectories) -> None:
+    runs = [ended(trail, EAST, True) for _ in range(60)]
+    angles = ((0.0, 0, 10), (0.01, 10, 22), (0.5, 22, 60))
+    shapes = [
+        situation("success", np.array([np.cos(angle), np.sin(angle), 0.0], np.float32), runs[start:end], 0.6)
+        for angle, start, end in angles
+    ]
+    bank = ReasoningBank(mem, distiller=Given(*shapes), upkeep=tiermem.Upkeep(duplicate=0.999, weakest=0.0))
+    bank.learn(runs)
+    first, second, third = bank.distil()
+    assert [one.merged_into for one in bank.consolidate()] == [second.id, None]
+    coarse = ReasoningBank(mem, upkeep=tiermem.Upkeep(duplicate=0.8, weakest=0.0))
+    assert [one.merged_into for one in coarse.consolidate()] == [third.id, None]
+    # Parted from the third, which keeps what it took on, the second has the first one's uses, and so has the third.
+    bank.restore(second, 2)
+    assert len(bank.recall(EAST)) == 2
+    bank.used(first, ended(trail, EAST, False))
+    bank.settle()
+    assert [len(hit.lesson.uses) for hit in bank.recall(EAST)] == [1, 1]
+    assert [hit[1:] for hit in bank.recall(EAST)] == [hit[1:] for hit in ReasoningBank(mem).recall(EAST)]
+
+
 def test_contradictions_are_linked_and_both_shown(mem: tiermem.Memory, trail: tiermem.Trajectories) -> None:
     runs = [ended(trail, EAST, True) for _ in range(20)]
     distiller = Given(situation("success", EAST, runs[:10], 1.0), situation("failure", EAST, runs[10:], 0.0))

@@ -49,7 +49,7 @@ class View:
         self._revisions: dict[str, list[tuple[int, float, int]]] = {}
         self._uses: dict[str, dict[str, float]] = {}
         self._users: dict[str, list[str]] = {}
-        self._absorbers: dict[str, str] = {}
+        self._absorbers: dict[str, set[str]] = {}
         self._table: Table | None = None
         self._changed: set[str] = set()
         self._masks: dict[Any, NDArray[np.bool_]] = {}
@@ -77,12 +77,14 @@ class View:
             self._revisions.setdefault(lesson, []).append((number, entry.known_at, self.count))
             self.current[lesson] = self._read(lesson, number)
             if (version := self.current[lesson].version).status == "live":
-                self._absorbers.update(dict.fromkeys(version.absorbed, lesson))
+                for absorbed in version.absorbed:
+                    self._absorbers.setdefault(absorbed, set()).add(lesson)
             self._table = None
 
     def _touch(self, lesson: str) -> None:
-        """The uses of a lesson have changed, and so have those of the one it was merged into."""
-        self._changed.update((lesson, self._absorbers.get(lesson, lesson)))
+        """The uses of a lesson have changed, and so have those of the ones it was merged into."""
+        self._changed.add(lesson)
+        self._changed |= self._absorbers.get(lesson, set())
 
     def live(self) -> Iterator[Written]:
         """The lessons that are recalled, in the order of their ids."""
