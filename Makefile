@@ -13,12 +13,13 @@ BENCH_FULL := $(VENV)/.stamp-bench-full
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-crash lint types cov slow bench bench-full format clean distclean
+.PHONY: help demo test test-crash soak lint types cov slow bench bench-full format clean distclean
 
 help:
 	@echo 'make demo    run the demonstration (ARGS="..." is passed on)'
 	@echo 'make test    lint, types, layers, then every test under branch coverage'
-	@echo 'make test-crash  the long sweeps of crashes, faults, power cuts (ARGS="..." is passed on) and damage'
+	@echo 'make test-crash  the long sweeps: crashes, faults, power cuts (ARGS="..." is passed on), damage, contention'
+	@echo 'make soak    30 minutes of four processes at work, with kills (ARGS="--minutes 5" for another time)'
 	@echo 'make lint    ruff and the import layers'
 	@echo 'make types   mypy --strict'
 	@echo 'make cov     every test under branch coverage (ARGS="..." goes to pytest)'
@@ -50,6 +51,11 @@ test: lint types cov
 test-crash: $(DEV)
 	$(BIN)/python -m tiermem.testing.crash $(ARGS)
 	$(BIN)/python -m tiermem.testing.damage --points 1000
+	$(BIN)/python -m tiermem.testing.contention --processes 8 --seconds 60
+	$(BIN)/python -m tiermem.testing.contention --processes 8 --seconds 60 --kill-every 1
+
+soak: $(DEV)
+	@$(BIN)/python -m tiermem.testing.soak $(ARGS)
 
 lint: $(DEV)
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""Messages between two processes, beside Redis, multiprocessing.Queue and pyzmq.
+"""Messages between two processes, beside Redis, multiprocessing.Queue and pyzmq; a lock from hand to hand.
 
     python benchmarks/coordination.py [--quick] [--turns N] [--channels NAME ...] [--json FILE] [--out FILE]
 
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from _workload import SEED, machine, versions
-from coordinationbench import page
+from coordinationbench import locks, page
 from coordinationbench.messages import CHANNELS, NAMES, measured, sync_seconds
 from coordinationbench.rivals import DISTRIBUTIONS
 from rich.console import Console
@@ -27,8 +27,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks" / "coordination.md"
 TURNS = 3
 RATE = 500
-COUNT = 5_000
-FLAT_COUNT = 100_000
+COUNT = 2_500
+FLAT_COUNT = 50_000
+HAND_OVERS = 400
 
 
 def parsed() -> argparse.Namespace:
@@ -71,15 +72,20 @@ def document_of(arguments: argparse.Namespace, console: Console) -> dict[str, An
     for turn in range(turns):
         order = names.copy()
         random.Random(SEED + turn).shuffle(order)
-        planned += [(name, busy) for name in order for busy in (True, False)]
+        planned += [(name, busy) for name in order for busy in (True, False) if busy or NAMES[name].gathers]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     # Drawn between measurements only: drawing takes time from a core that is being measured.
     with Progress(*columns, console=console, auto_refresh=False) as progress:
-        task = progress.add_task("", total=len(planned))
+        task = progress.add_task("", total=len(planned) + turns)
         for name, busy in planned:
             progress.update(task, description=f"{name}, {'busy' if busy else 'flat out'}", refresh=True)
             count, rate = (document["count"], RATE) if busy else (document["flat_count"], 0)
             document["messages"].append(measured(name, count, rate, busy=busy))
+            progress.update(task, advance=1, refresh=True)
+        document["locks"] = []
+        for _ in range(turns):
+            progress.update(task, description="a lock from hand to hand", refresh=True)
+            document["locks"].append(locks.measured(HAND_OVERS // share))
             progress.update(task, advance=1, refresh=True)
     document["load_at_end"] = round(os.getloadavg()[0], 2)
     document["requirements"] = page.summary(document)

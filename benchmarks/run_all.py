@@ -49,6 +49,8 @@ JOBS = (
     ),
     Job("trajectories", "trajectories.py", "trajectories.md", "--quick"),
     Job("reasoning", "reasoning.py", "reasoning.md", "--quick"),
+    Job("visibility", "visibility.py", "visibility.md", "--seconds 1"),
+    Job("coordination", "coordination.py", "coordination.md", "--quick"),
     Job("growth", "growth.py", "growth.md", "--sizes 1000,10000 --turns 1"),
     Job("compression", "record_compression.py", "compression.md", "--quick"),
     Job("hit_ratio", "hit_ratio.py", "hit_ratio.md", "--quick"),

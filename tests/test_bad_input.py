@@ -1316,7 +1316,10 @@ READ = frozenset(
 
 
 def test_every_verb_is_in_the_tables() -> None:
-    verbs = {name for name in dir(tiermem.Memory) if not name.startswith("_")}
+    # What a store goes by, its clock and its embedder, is no verb, and can be asked for after the end.
+    verbs = {
+        name for name in dir(tiermem.Memory) if not name.startswith("_") and callable(getattr(tiermem.Memory, name))
+    }
     assert verbs - {"close"} <= set(CLOSED)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -152,7 +153,9 @@ def test_what_became_of_the_runs_that_used_a_lesson_counts(
     warned = bank.lesson(bad.id)
     assert warned is not None
     assert warned.held == Beta(1 + 18 + 2, 1 + 2 + 1)
-    assert bank.lesson(good.id, as_of=before).effect is None  # type: ignore[union-attr]
+    earlier = bank.lesson(good.id, as_of=before)
+    assert earlier is not None
+    assert earlier.effect is None
     # Distilled again they are evidence, but are not counted twice.
     (again,) = bank.distil()
     assert (again.id, again.support, again.held) == (good.id, 23, after.held)
@@ -174,12 +177,12 @@ def test_mistakes_are_told_and_change_nothing(
         lambda: bank.learn(f"{run.id[:-1]}x"),
         lambda: bank.used("nothing", run),
         lambda: bank.used(good, "no id"),
-        lambda: bank.used(3, run),  # type: ignore[arg-type]
+        lambda: bank.used(3, run),  # type: ignore[arg-type]  # the wrong type is what is tried
         lambda: bank.restore(good, 2),
         lambda: bank.restore("nothing", 1),
         lambda: bank.learn(run, as_of=START - 1.0),
         lambda: bank.distil(as_of=START - 1.0),
-        lambda: bank.distil(since="now"),  # type: ignore[arg-type]
+        lambda: bank.distil(since="now"),  # type: ignore[arg-type]  # the wrong type is what is tried
         lambda: bank.consolidate(as_of=START - 1.0),
         lambda: bank.recall(EAST, k=0),
         lambda: bank.recall(EAST, k=True),
@@ -187,7 +190,7 @@ def test_mistakes_are_told_and_change_nothing(
         lambda: bank.recall(np.zeros(3)),
         lambda: bank.recall([[1.0, 0.0, 0.0]]),
         lambda: bank.recall([float("nan"), 0.0, 0.0]),
-        lambda: bank.recall({"a": 1}),  # type: ignore[arg-type]
+        lambda: bank.recall({"a": 1}),  # type: ignore[arg-type]  # the wrong type is what is tried
         lambda: bank.recall(EAST, where={"kind": {"$like": "x"}}),
         lambda: bank.recall(EAST, as_of=float("inf")),
         lambda: ReasoningBank(mem, name="a//b"),
@@ -631,6 +634,31 @@ def test_a_verdict_on_what_was_corrected_meanwhile_is_given_again(
     assert seen == [1.0, -1.0]
 
 
+def test_threads_that_tell_and_ask_do_not_disturb_each_other(mem: tiermem.Memory, trail: tiermem.Trajectories) -> None:
+    bank = ReasoningBank(mem)
+    good, _ = taught(bank, trail, (EAST, 20, 0), (NORTH, 0, 20))
+
+    def tell(_: int) -> int:
+        run = ended(trail, EAST, True)
+        bank.used(good, run)
+        told = bank.learn(run)
+        bank.distil()
+        return told
+
+    def ask(turn: int) -> float:
+        (hit,) = bank.recall(EAST, k=1, as_of=None if turn % 2 else START)
+        return hit.lesson.held.a - hit.lesson.support
+
+    with ThreadPoolExecutor(4) as pool:
+        told, asked = pool.map(tell, range(12)), list(pool.map(ask, range(100)))
+        # It is judged by learning, or by the distilling of another thread, which comes first.
+        assert sum(told) <= 12
+    assert all(-12.0 <= one <= 13.0 for one in asked)
+    lesson = bank.lesson(good.id)
+    assert lesson is not None
+    assert (len(lesson.uses), lesson.support, lesson.held) == (12, 32, Beta(33.0, 1.0))
+
+
 def test_other_processes_learn_at_the_same_time_and_nothing_is_lost(
     tmp_path: Path, run_python: Callable[..., Any]
 ) -> None:
@@ -721,4 +749,11 @@ def test_a_version_that_is_gone_is_told(mem: tiermem.Memory, trail: tiermem.Traj
     taught(ReasoningBank(mem), trail, (EAST, 20, 0))
     mem.delete_many("lessons/lessons", prefix="")
     with pytest.raises(tiermem.CorruptionError, match="version 1"):
+        ReasoningBank(mem).recall(EAST)
+
+
+@pytest.mark.parametrize("entry", [1, {"op": "learn"}, {"op": "nothing", "known_at": 1.0}])
+def test_an_entry_that_is_none_is_told(mem: tiermem.Memory, entry: Any) -> None:
+    mem.put("lessons/log", "000000000000", entry)
+    with pytest.raises(tiermem.TiermemError, match="Entry"):
         ReasoningBank(mem).recall(EAST)

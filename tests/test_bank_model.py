@@ -6,11 +6,12 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import tiermem
@@ -260,10 +261,16 @@ def consolidated(shapes: Sequence[Any]) -> list[Any]:
         for one in bank.lessons():
             evidence = [(names[part.trajectory], part.value, part.weight) for part in one.evidence]
             live.append((one.kind, one.action, evidence, one.content, one.held, len(one.contradicts), one.vector))
-        return sorted(live, key=lambda one: one[:-1])
+        # Two that are alike but for their vectors are far apart, or they would be one.
+        return sorted(live, key=lambda one: (one[:-1], one[-1].tolist()))
+
+
+TWO_ALIKE = [("failure", "", angle, [(0, False), (1, False)]) for angle in (0.0, 1.0)]
 
 
 @given(lesson_shapes, st.randoms(use_true_random=False))
+@example([("success", "", 0.0, [(0, False)]), *TWO_ALIKE], Random(3))
+@example([("success", "", 0.3 * place, [(place, True), (7, True)]) for place in range(6)], Random(5))
 @settings(max_examples=25)
 def test_consolidation_is_idempotent_and_independent_of_the_order_of_lessons(shapes: Any, random: Any) -> None:
     one = consolidated(shapes)

@@ -42,7 +42,7 @@ COMMANDS = (
         "put",
         "delete",
     ),
-    *("scan", "latest", "search", "changes", "trajectories", "lessons", "export", "import", "locks", "votes"),
+    *("scan", "latest", "search", "changes", "tail", "trajectories", "lessons", "export", "import", "locks", "votes"),
 )
 
 
@@ -167,6 +167,10 @@ def test_importing_is_light(run_python: Callable[..., subprocess.CompletedProces
         ("lessons", "STORE", "--as-of", "soon"),
         ("lessons", "STORE", "--namespace", "a//b"),
         ("changes", "STORE", "--wait", "-1"),
+        ("tail", "STORE", "fills/*", "--wait", "-1"),
+        ("tail", "STORE", "fill*", "--wait", "0"),
+        ("tail", "STORE", "fills/*", "--start", "noon"),
+        ("tail", "STORE", "fills/*", "--start", "99999999"),
         ("backup", "STORE", "STORE"),
         ("import", "STORE", "STORE/nothing"),
         ("import", "STORE", "STORE"),
@@ -233,6 +237,7 @@ def test_reading_changes_no_file(cli: Cli, store: Path) -> None:
         ("stats", store),
         ("namespaces", store),
         ("changes", store),
+        ("tail", store, "**", "--start", "earliest", "--wait", "0"),
         ("export", store),
         ("search", store, NS, "--vector", "[1, 0]"),
     ):
@@ -395,6 +400,23 @@ def test_search_by_text_where_another_model_was(cli: Cli, tmp_path: Path) -> Non
     assert ended.code == 2
     assert "other" in ended.err
     assert cli("search", tmp_path, "a/x", "b", "--text", "x").code == 2
+
+
+def test_tail(cli: Cli, store: Path) -> None:
+    with tiermem.open(store) as mem:
+        topics = tiermem.Topics(mem)
+        topics.publish("fills/AIG", {"px": Decimal("48.21")})
+        topics.publish("orders/AIG", "buy")
+        topics.publish("fills/IBM", "x\ny")
+    whole = cli("tail", store, "fills/*", "orders/*", "--start", "earliest", "--wait", "0", "--json").lines
+    assert [message["topic"] for message in whole] == ["fills/AIG", "orders/AIG", "fills/IBM"]
+    assert whole[0]["payload"] == {"px": {"$decimal": "48.21"}}
+    assert whole[0].keys() == {"id", "sequence", "topic", "payload", "at"}
+    rest = cli("tail", store, "fills/*", "--start", whole[0]["sequence"], "--wait", "0").out
+    assert rest.count("\n") == 1
+    assert "fills/IBM" in rest
+    assert len(cli("tail", store, "**", "--start", "earliest", "--limit", "2", "--json").lines) == 2
+    assert cli("tail", store, "**", "--wait", "0") == (0, "", "")
 
 
 def test_changes(cli: Cli, store: Path) -> None:

@@ -240,6 +240,7 @@ def test_the_documented_defaults() -> None:
     assert config.hot.max_bytes == 256 * 2**20
     assert config.vector.metric == "cosine"
     assert config.cold.sync_interval == 0.05
+    assert config.cold.share_interval == 0.002
     assert config.cold.committer == "auto"
     assert config.time_domain is None
 
@@ -254,6 +255,8 @@ def test_the_documented_defaults() -> None:
         (ColdConfig, {"sync_interval": -1.0}),
         (ColdConfig, {"sync_interval": 61}),
         (ColdConfig, {"sync_interval": float("nan")}),
+        (ColdConfig, {"share_interval": 0}),
+        (ColdConfig, {"share_interval": 61}),
         (ColdConfig, {"committer": "fiber"}),
         (ColdConfig, {"journal_bytes": 4096}),
         (ColdConfig, {"journal_bytes": 2**16 + 8}),

@@ -313,6 +313,30 @@ def test_the_helper_is_called_only_where_it_sleeps(
     finish(helper)
 
 
+def test_a_helper_that_lets_writes_gather_is_called_in_haste_only(
+    control: Control, other: Callable[..., subprocess.Popen[str]]
+) -> None:
+    helper = other(
+        """
+        from tiermem.tiers.control import HASTE
+        control.helper = slot
+        print('ready', flush=True)
+        control.doze(lambda: control.words[HASTE] != 0, 60.0, pausing=True)
+        """
+    )
+    while control._map[module._WAITING + 1] != module._PAUSING:
+        time.sleep(0.001)
+    control.call_helper()
+    control.publish(5, 1)
+    time.sleep(0.05)
+    assert helper.poll() is None
+    assert control._map[module._WAITING + 1] == module._PAUSING
+    control.call_helper(haste=True)
+    finish(helper)
+    # Whoever was in haste before it dozed is seen by it.
+    finish(other(f"control.doze(lambda: control.words[{module.HASTE}] != 0, 60.0, pausing=True)"))
+
+
 # --------------------------------------------------------------------------------------------------------------- clocks
 
 
@@ -342,6 +366,24 @@ def test_a_time_left_by_the_former_holder_of_a_slot_is_forgotten(
     finish(other("control.publish_time(99.0)"))
     other()
     assert control.lowest_time() == -math.inf
+
+
+def test_a_store_is_shared_while_another_client_lives(
+    control: Control, other: Callable[..., subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_MOMENT", 0.0)
+    assert not control.shared
+    process = other()
+    assert control.shared
+    control.helper = 1
+    assert not control.shared, "the helper waits to see nothing"
+    control.helper = -1
+    assert control.shared
+    monkeypatch.setattr(module, "_MOMENT", LONG)
+    process.communicate("")
+    assert control.shared, "as of a moment ago"
+    monkeypatch.setattr(module, "_MOMENT", 0.0)
+    assert not control.shared
 
 
 def test_nobody_is_alive(root: Path) -> None:

@@ -46,6 +46,20 @@ def test_killed_at_system_calls(tmp_path: Path, home: str, company: bool) -> Non
     held(crash.sweep(tmp_path, case, ("rename", "fdatasync", "pwrite64"), every=8), 3)
 
 
+@traced
+def test_the_helper_of_two_clients_is_killed_at_system_calls(tmp_path: Path) -> None:
+    """The one that is alive goes on, whoever hired it."""
+    case = Case("helper", company=True, helper=True, seed=16, length=12)
+    verdicts = list(islice(crash.sweep(tmp_path, case, ("fdatasync", "pwrite64"), every=3), 4))
+    held(verdicts, 3)
+    assert all(verdict.hit for verdict in verdicts)
+
+
+def test_the_helper_of_two_clients_is_killed_at_random_instants(tmp_path: Path) -> None:
+    case = Case("helper", company=True, helper=True, seed=17)
+    held(crash.instants(tmp_path, case, random.Random("helped"), rounds=3), 3)
+
+
 @pytest.mark.parametrize("home", HOMES)
 def test_killed_at_lines_of_the_engine(tmp_path: Path, home: str) -> None:
     case = Case(home, company=home != "inline", seed=14, length=20)
@@ -302,3 +316,11 @@ def test_a_replay_that_missed_something_says_so(root: Path) -> None:
     )
     (root / "a").write_bytes(b"y")
     assert model.differs() == [str(root / "a")]
+
+
+def test_a_fifo_is_no_file_of_the_disk(root: Path, tmp_path: Path) -> None:
+    bell = hexed(f"{root}/bell")
+    os.mkfifo(root / "bell")
+    model = replayed(root, f'7 openat(AT_FDCWD, "{bell}", O_RDWR|O_NONBLOCK|O_CLOEXEC) = 3<{bell}>')
+    assert model.differs() == []
+    assert left(model, tmp_path / "all", 1) == {}

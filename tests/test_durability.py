@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +19,7 @@ import pytest
 import tiermem
 from tiermem.engine import generations, opening
 from tiermem.engine.commit import Committer
+from tiermem.testing import crash
 from tiermem.tiers.cold import env
 from tiermem.tiers.vector.faiss_engine import FaissEngine
 
@@ -261,3 +264,19 @@ def test_threads_that_meet_a_given_up_environment_together(tmp_path: Path) -> No
 
         list(pool.map(work, range(1000)))
         assert mem.check().ok
+
+
+def test_every_promise_names_a_proof_that_exists() -> None:
+    """The tests and sweeps that docs/durability.md names."""
+    root = Path(__file__).resolve().parent.parent
+    text = (root / "docs" / "durability.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(tests/[a-z_]+\.py)::(\w+)`", text)
+    assert len(named) > 40
+    gone = [
+        f"{file}::{name}" for file, name in named if f"\ndef {name}(" not in (root / file).read_text(encoding="utf-8")
+    ]
+    assert gone == []
+    sweeps = set(re.findall(r"`crash: ([^`]+)`", text))
+    assert sweeps == set(crash.KINDS)
+    for module in re.findall(r"python -m (tiermem\.[a-z.]+)", text):
+        assert importlib.util.find_spec(module) is not None, module

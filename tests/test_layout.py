@@ -151,6 +151,7 @@ UNDERSCORED_BUT_PUBLIC = {
     "_exit",
     "_field_defaults",
     "_fields",
+    "_is_owned",
     "_get_config",
     "_getframe",
     "_make",

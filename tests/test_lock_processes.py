@@ -97,4 +97,4 @@ def test_a_counter_stays_exact_while_those_who_count_are_killed_and_stopped(tmp_
 
 @pytest.mark.slow
 def test_ten_thousand_increments(tmp_path: Path) -> None:
-    count_together(tmp_path / "store", target=10_000, harms=300, seconds=900.0)
+    count_together(tmp_path / "store", target=10_000, harms=300, seconds=3000.0)

@@ -106,6 +106,20 @@ def test_what_was_released_is_over(mem: Memory, locks: Locks) -> None:
     assert again.fence > lease.fence
 
 
+def test_a_release_that_failed_can_be_made_again(locks: Locks, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise tiermem.StoreFullError("no room")
+
+    lease = locks.acquire("a")
+    with monkeypatch.context() as patch:
+        patch.setattr(locks._ledger, "release", full)
+        with pytest.raises(tiermem.StoreFullError):
+            lease.release()
+    assert locks.holder("a") is not None
+    lease.release()
+    assert locks.holder("a") is None
+
+
 def test_an_expired_lease_cannot_be_renewed_or_released_though_nobody_took_it(
     mem: Memory, locks: Locks, clock: SimulatedClock
 ) -> None:
@@ -438,6 +452,15 @@ def test_at_its_end_a_wait_takes_what_is_free(locks: Locks, clock: SimulatedCloc
     clock.advance(locks_module.GRACE / 2)
     assert waits().owner == "me"
     assert locks.state("a").waiting == ()
+
+
+def test_who_only_tries_leaves_the_queue_as_it_is(locks: Locks) -> None:
+    locks._ledger.enter("a", locks_module.Claim("slow", "slow", 1), None, None)
+    with locks.acquire("a", timeout=0.0):
+        assert locks.state("a").waiting == ("slow",)
+    tried = locks.try_acquire("a")
+    assert tried is not None
+    assert locks.state("a").waiting == ("slow",)
 
 
 def test_a_waiter_with_a_timeout_that_was_killed_leaves_by_itself(locks: Locks, clock: SimulatedClock) -> None:

@@ -75,6 +75,38 @@ def test_a_put_reaches_the_other_process_by_itself(root: Path, peer: MakePeer) -
     assert [hit[0] for hit in b.search_similar("n", V)] == ["l"]
 
 
+@pytest.mark.parametrize("committer", ["thread", "helper"])
+def test_a_put_is_committed_sooner_while_another_process_waits_to_see_it(
+    committer: str, root: Path, peer: MakePeer
+) -> None:
+    settings = config(committer=committer, sync_interval=60.0, share_interval=0.002)
+    with tiermem.open(root, config=settings) as mem:
+        assert eventually(lambda: mem.stats().writes.committer == committer)
+        mem.put("n", "k", 1, durable=True)
+        mem.put("n", "k", 2)
+        time.sleep(0.5)
+        if committer == "thread":
+            # A helper that was asleep commits the first write at once.
+            assert mem.stats().writes.pending == 1, "alone, it waits"
+        other = peer(root, config=settings)
+        # Whoever opens a store replays the journals; and it takes a moment until that is noticed.
+        time.sleep(0.5)
+        for number in range(3, 6):
+            mem.put("n", "k", number)
+            assert eventually(lambda number=number: other.get("n", "k") == number)
+
+
+def test_a_subscript_is_as_fresh_as_the_last_look_of_the_thread(root: Path, peer: MakePeer) -> None:
+    with tiermem.open(root, config=config(committer="thread")) as mem:
+        mem.put("n", "k", 1, durable=True)
+        namespace = mem.namespace("n")
+        other = peer(root)
+        for number in range(2, 5):
+            other.put("n", "k", number, durable=True)
+            # No other call on this store.
+            assert eventually(lambda number=number: namespace["k"] == number)
+
+
 def test_a_put_that_another_made_void_leaves_nothing_in_l1(root: Path, peer: MakePeer) -> None:
     a, b = peer(root, config=QUIET), peer(root, config=QUIET)
     b.put("n", "other", 0)
@@ -425,12 +457,13 @@ def test_backups_under_load_are_each_one_moment_and_can_be_restored(root: Path, 
         mem.create_namespace("right", dimension=3)
     writers = {tag: peer(root, config=BRISK) for tag in ("a", "bb", "ccc")}
     for tag, writer in writers.items():
-        writer.begin("write_pairs", tag, 6.0)
+        writer.begin("write_pairs", tag)
     before: dict[str, int] = dict.fromkeys(writers, -1)
     with tiermem.open(root, config=BRISK) as mem:
         assert eventually(lambda: mem.count("left") == 3)
         for number in range(5):
             mem.backup(tmp_path / f"copy{number}")
+        mem.put("left", "enough", 0)
         counts = {tag: writer.end() for tag, writer in writers.items()}
     moments = []
     for number in range(5):

@@ -1007,10 +1007,10 @@ def test_a_vector_put_beside_a_drop_is_still_searchable(mem: Memory) -> None:
     store = mem._store
     submit = store.submit
 
-    def late(space: Any, op: Any) -> int:
+    def late(*write: Any) -> int:
         store.submit = submit
         mem.drop_namespace(NS)
-        return submit(space, op)
+        return submit(*write)
 
     store.submit = late
     mem.put(NS, "late", 1, vector=[1, 2, 4])

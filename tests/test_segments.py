@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 
 import tiermem
+from tests.workers import Peer
 from tiermem import Config, InvalidArgument, Memory, VectorConfig
 from tiermem.engine import builder, publishing
 from tiermem.engine.indexing import Indexing
+from tiermem.engine.workshop import Workshop
 from tiermem.policy import planner
 from tiermem.tiers.cold import ColdEnv, sealed
 from tiermem.tiers.vector import shelf
@@ -421,6 +423,31 @@ def test_several_namespaces_are_searched_as_one(tmp_path: Path, store: Callable[
     assert len(files(tmp_path)) == 2
     assert answers(mem, matrices[0], "n/*", effort=2_000) == answers(mem, matrices[0], "n/b", exact=True)
     assert mem.check().ok
+
+
+def test_a_store_that_another_process_compacts_while_a_segment_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the builder was to read is gone before it has opened it: it reads what took its place."""
+    whole = Workshop.run
+    compacted = []
+    config = Config(vector=VectorConfig(seal_rows=10**6))
+    with tiermem.open(tmp_path / "store", config=config) as mem:
+        matrix = fill(mem)
+
+        def run(self: Workshop, *job: Any) -> Any:
+            if not compacted:
+                other = Peer(tmp_path / "store")
+                compacted.append(other.compact())
+                assert other.leave() == 0
+            return whole(self, *job)
+
+        monkeypatch.setattr(Workshop, "run", run)
+        mem.build_index(NS)
+        assert mem.stats().generation == 2
+        assert mem.stats().vectors[NS].segments == 1
+        assert mem.search_similar(NS, matrix[7], k=1)[0].key == "k7"
+        assert mem.check().ok
 
 
 def test_compaction_shrinks_segments_that_hold_many_tombstones(tmp_path: Path, store: Callable[..., Memory]) -> None:

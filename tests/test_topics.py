@@ -124,7 +124,7 @@ def test_where_a_subscription_starts(topics: Topics, mem: Memory) -> None:
     assert payloads(latest) == [3]
     for wrong in (mem.stats().log.last + 1, -1, True, 1.0, "now", None):
         with pytest.raises(InvalidArgument):
-            topics.subscribe("a", start=wrong)  # type: ignore[arg-type]
+            topics.subscribe("a", start=wrong)  # type: ignore[arg-type]  # a stand-in, or wrong on purpose
 
 
 def test_latest_is_what_comes_after_whatever_any_handle_has_published(topics: Topics, tmp_path: Path) -> None:
@@ -266,7 +266,7 @@ class Public:
 
 
 def test_only_public_operations_are_used(mem: Memory) -> None:
-    topics = Topics(Public(mem), retention=Retention(count=5, age=60.0, bytes=10_000), max_lag=100)  # type: ignore[arg-type]
+    topics = Topics(Public(mem), retention=Retention(count=5, age=60.0, bytes=10_000), max_lag=100)  # type: ignore[arg-type]  # a stand-in, or wrong on purpose
     kinds: list[dict[str, Any]] = [{}, {"consumer": "c"}, {"group": "g"}]
     subscriptions = [topics.subscribe("**", start="earliest", **kind) for kind in kinds]
     for number in range(10):
@@ -496,6 +496,38 @@ def test_what_a_dead_member_had_goes_to_another(topics: Topics, clock: Simulated
     assert payloads(dead) == [6], "it is a member again"
 
 
+def test_a_group_that_is_forgotten(topics: Topics) -> None:
+    member = topics.subscribe("a", group="g")
+    topics.publish("a", 1)
+    message = member.get(timeout=0)
+    assert message is not None
+    topics.publish("a", 2)
+    assert topics.forget(group="g")
+    with pytest.raises(LeaseLost):
+        member.ack(message)
+    with pytest.raises(LeaseLost, match="forgotten"):
+        member.get(timeout=0)
+    member.close()
+    assert payloads(topics.subscribe("a", group="g", start="earliest")) == [1, 2]
+
+
+def test_a_member_that_finds_nothing_does_not_read_the_same_changes_again(mem: Memory, topics: Topics) -> None:
+    member = topics.subscribe("a", group="g")
+    for number in range(50):
+        mem.put("noise", f"k{number}", number)
+    assert member.get(timeout=0) is None
+    at = member._reader.position.sequence
+    assert at >= 50
+    mem.put("noise", "k", 1)
+    assert member.get(timeout=0) is None
+    assert member._reader.position.sequence == at + 1
+    topics.publish("a", 1)
+    assert payloads(topics.subscribe("a", group="g")) == [1]
+    assert member.get(timeout=0) is None
+    topics.publish("a", 2)
+    assert payloads(member) == [2]
+
+
 def test_what_a_member_leaves_goes_to_another(topics: Topics) -> None:
     with topics.subscribe("a", group="g", prefetch=5) as leaving:
         for number in range(8):
@@ -585,6 +617,20 @@ def test_nothing_goes_that_a_live_consumer_needs(topics: Topics) -> None:
     assert payloads(late) == [10]
 
 
+def test_who_is_far_behind_holds_everything(topics: Topics, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tiermem.coordination._retention.REACH", 5)
+    consumer = topics.subscribe("a", consumer="c")
+    for number in range(10):
+        topics.publish("a", number)
+        topics.publish("b", number)
+    for message in received(consumer)[:4]:
+        consumer.ack(message)
+    assert topics.trim(retention=Retention(count=0)) == 10, "what the others do not need goes"
+    assert topics.topics("a") == ["a"]
+    for message in received(topics.subscribe("a", consumer="c")):
+        assert message.payload >= 4
+
+
 def test_a_subscription_without_a_name_is_told_what_it_missed(topics: Topics) -> None:
     subscription = topics.subscribe("a")
     for number in range(5):
@@ -612,6 +658,23 @@ def test_of_two_that_trim_one_does(topics: Topics, mem: Memory, monkeypatch: pyt
     monkeypatch.setattr(_retention, "_beyond", slowly)
     assert topics.trim(retention=Retention(count=4)) == 0
     assert payloads(topics.subscribe("a", start="earliest")) == [6, 7, 8, 9]
+
+
+def test_what_is_published_while_it_is_decided_what_goes_stays(topics: Topics, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tiermem.coordination import _retention
+
+    consumer = topics.subscribe("a", consumer="c")
+    topics.publish("a", 0)
+    consumer.ack(received(consumer)[0])
+    beyond = _retention._beyond
+
+    def late(*args: Any) -> list[str]:
+        topics.publish("a", 1)
+        return list(beyond(*args))
+
+    monkeypatch.setattr(_retention, "_beyond", late)
+    assert topics.trim(retention=Retention(count=0)) == 1
+    assert payloads(consumer) == [1]
 
 
 def test_a_publisher_is_held_back_by_a_consumer_that_lags(mem: Memory) -> None:
@@ -675,7 +738,8 @@ def test_consumers_that_are_killed_lose_nothing(tmp_path: Path, publishers: int,
         kills = 0
         deadline = time.monotonic() + 900
         try:
-            while not done() and time.monotonic() < deadline:
+            while any(one.poll() is None for one in publishing) or not done():
+                assert time.monotonic() < deadline, "not everything was processed in time"
                 time.sleep(chance.uniform(0.2, 0.8))
                 if kills < 4 * len(lives):
                     victim = chance.choice(sorted(lives))

@@ -19,7 +19,7 @@ from tiermem.engine import upkeep
 TOPICS = ("a", "a/x", "b/x")
 MEANT = {"**": set(TOPICS), "a/*": {"a/x"}, "*/x": {"a/x", "b/x"}, "a": {"a"}}
 LEASE = 10.0
-COLD = tiermem.ColdConfig(committer="inline", journal_bytes=2**20, sync_interval=60.0, log_retention=20)
+COLD = tiermem.ColdConfig(committer="inline", journal_bytes=2**20, sync_interval=60.0, log_retention=3)
 
 
 class Plain:
@@ -71,19 +71,24 @@ class TopicsModel(RuleBasedStateMachine):
     def _meant(self, pattern: str) -> list[str]:
         return [key for key, topic in self.order if topic in MEANT[pattern]]
 
-    @rule(topic=st.sampled_from(TOPICS), payload=st.integers(-9, 9), durable=st.booleans())
-    def publish(self, topic: str, payload: int, durable: bool) -> None:
-        key = self.topics.publish(topic, payload, durable=durable)
-        self.order.append((key, topic))
-        self.messages[key] = Message(key, 0, topic, payload, self.clock.now())
-        for plain in self.plain:
-            if topic in MEANT[plain.subscription.patterns[0]]:
-                plain.queue.append(key)
-        for durable_ in self.durable.values():
-            if topic in MEANT[durable_.pattern]:
-                durable_.queue.append(key)
-        if self.ungrouped is not None:
-            self.ungrouped.append(key)
+    @rule(
+        topics=st.lists(st.sampled_from(TOPICS), min_size=1, max_size=6),
+        payload=st.integers(-9, 9),
+        durable=st.booleans(),
+    )
+    def publish(self, topics: list[str], payload: int, durable: bool) -> None:
+        for topic in topics:
+            key = self.topics.publish(topic, payload, durable=durable)
+            self.order.append((key, topic))
+            self.messages[key] = Message(key, 0, topic, payload, self.clock.now())
+            for plain in self.plain:
+                if topic in MEANT[plain.subscription.patterns[0]]:
+                    plain.queue.append(key)
+            for known in self.durable.values():
+                if topic in MEANT[known.pattern]:
+                    known.queue.append(key)
+            if self.ungrouped is not None:
+                self.ungrouped.append(key)
 
     @rule(pattern=st.sampled_from(sorted(MEANT)), earliest=st.booleans())
     def subscribe(self, pattern: str, earliest: bool) -> None:
@@ -91,7 +96,7 @@ class TopicsModel(RuleBasedStateMachine):
         self.plain.append(Plain(subscription, self._meant(pattern) if earliest else []))
 
     @precondition(lambda self: self.plain)
-    @rule(data=st.data(), most=st.integers(1, 5))
+    @rule(data=st.data(), most=st.sampled_from([1, 3, 50]))
     def receive(self, data: st.DataObject, most: int) -> None:
         plain = data.draw(st.sampled_from(self.plain))
         for _ in range(most):
@@ -115,7 +120,7 @@ class TopicsModel(RuleBasedStateMachine):
         expected = self.messages[message.id]
         assert message._replace(sequence=0) == expected
 
-    @rule(name=st.sampled_from(["c", "d"]), pattern=st.sampled_from(sorted(MEANT)), earliest=st.booleans())
+    @rule(name=st.sampled_from(["c", "c", "d"]), pattern=st.sampled_from(sorted(MEANT)), earliest=st.booleans())
     def subscribe_under_a_name(self, name: str, pattern: str, earliest: bool) -> None:
         known = self.durable.get(name)
         if known is None:
@@ -131,24 +136,32 @@ class TopicsModel(RuleBasedStateMachine):
                 before.get(timeout=0)
 
     @precondition(lambda self: any(known.holder for known in self.durable.values()))
-    @rule(data=st.data(), most=st.integers(1, 5))
-    def receive_under_a_name(self, data: st.DataObject, most: int) -> None:
+    @rule(data=st.data(), most=st.sampled_from([0, 1, 3, 50]))
+    def receive_and_acknowledge(self, data: st.DataObject, most: int) -> None:
         known = data.draw(st.sampled_from([known for known in self.durable.values() if known.holder]))
+        assert known.holder is not None
         for _ in range(most):
             rest = known.queue[known.received :]
             size = len(rest)
-            assert known.holder is not None
             self._next(known.holder, rest)
             known.received += size - len(rest)
+        received = known.queue[: known.received]
+        for key in data.draw(st.lists(st.sampled_from(received), max_size=4) if received else st.just([])):
+            known.holder.ack(self.messages[key])
+            known.acked.add(key)
 
-    @precondition(lambda self: any(known.holder and known.received for known in self.durable.values()))
+    @precondition(lambda self: self.durable)
     @rule(data=st.data())
-    def acknowledge(self, data: st.DataObject) -> None:
-        known = data.draw(st.sampled_from([k for k in self.durable.values() if k.holder and k.received]))
-        key = data.draw(st.sampled_from(known.queue[: known.received]))
+    def die_and_come_back(self, data: st.DataObject) -> None:
+        """All that was not acknowledged, with what came behind it, comes again."""
+        name = data.draw(st.sampled_from(sorted(self.durable)))
+        self.subscribe_under_a_name(name, "**", True)
+        known = self.durable[name]
         assert known.holder is not None
-        known.holder.ack(self.messages[key])
-        known.acked.add(key)
+        rest = known.queue.copy()
+        while self._next(known.holder, rest) is not None:
+            pass
+        known.received = len(known.queue)
 
     @precondition(lambda self: any(known.holder for known in self.durable.values()))
     @rule(data=st.data())

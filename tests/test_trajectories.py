@@ -466,6 +466,7 @@ def test_lines_bring_everything_back(trail: Trajectories, tmp_path: Path) -> Non
 
 def spoil(line: dict[str, Any], place: tuple[Any, ...], value: Any) -> None:
     target: Any = line
+    value = line["steps"][0]["id"] if value == "AS STEP 0" else value
     for name in place[:-1]:
         target = target[name]
     if value is KeyError:
@@ -491,6 +492,7 @@ def spoil(line: dict[str, Any], place: tuple[Any, ...], value: Any) -> None:
         (("metadata",), {"agent": "b"}),
         (("metadata",), {"x": {}}),
         (("steps", 0, "id"), "00000000"),
+        (("steps", 1, "id"), "AS STEP 0"),
         (("steps", 0, "at"), 101.0),
         (("steps", 1, "at"), 99.0),
         (("steps", 0, "reward"), {"$float": "nan"}),
@@ -757,7 +759,28 @@ def test_a_run_is_written_by_several_threads(trail: Trajectories) -> None:
     assert len(set(found)) == 800
 
 
-def test_two_that_resume_a_run_overwrite_nothing(trail: Trajectories) -> None:
+def test_whoever_reads_while_a_run_ends_misses_no_step_of_it(
+    trail: Trajectories, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = trail.start("a")
+    scan, calls = trail.mem.scan, 0
+
+    def meanwhile(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            trail.resolve(run.step(predicted=1.0), 1.0)
+            run.complete()
+        return scan(*args, **kwargs)
+
+    monkeypatch.setattr(trail.mem, "scan", meanwhile)
+    found = read(trail, run)
+    assert calls == 2
+    assert (found.state, len(found.steps)) in (("running", 0), ("running", 1), ("completed", 1))
+    assert read(trail, run).settled
+
+
+def test_two_that_resume_a_run_overwrite_nothing(trail: Trajectories, tmp_path: Path) -> None:
     run = trail.start("a", "t")
     run.step(observation=0)
     one, other = trail.resume(run.id), trail.resume(read(trail, run))
@@ -770,6 +793,12 @@ def test_two_that_resume_a_run_overwrite_nothing(trail: Trajectories) -> None:
         one.step(at=0.0)
     trail.resolve(ids[0], 1.0)
     assert {step.id: step.outcome for step in read(trail, run).steps}[ids[0]] == 1.0
+    one.complete(at=150.0)
+    other.step(at=200.0)
+    trail.export_jsonl(tmp_path / "x.jsonl", as_of=ALWAYS)
+    copy = Trajectories(trail.mem, "copy")
+    assert copy.import_jsonl(tmp_path / "x.jsonl") == 1
+    assert texts(copy.list(as_of=ALWAYS)) == texts(trail.list(as_of=ALWAYS)), "what was taken can be moved"
 
 
 def test_a_forked_process_resumes_a_run_for_itself(trail: Trajectories) -> None:

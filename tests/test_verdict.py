@@ -175,7 +175,7 @@ def test_somebody_is_asked() -> None:
     assert Ask(lambda text: "insufficient, who knows").judge(run).label == "insufficient"
     for answer in ("", "It went well", "correctly", None, 7):
         with pytest.raises(InvalidArgument):
-            Ask(lambda text, answer=answer: answer).judge(run)  # type: ignore[misc]
+            Ask(lambda text, answer=answer: answer).judge(run)
 
 
 @pytest.mark.parametrize("judge", PREDICTION_JUDGES)
@@ -193,7 +193,7 @@ def test_what_is_no_number_is_refused(judge: Judge, pair: tuple[Any, Any]) -> No
         lambda: Bands(-0.1, 0.25),
         lambda: Bands(math.nan, 0.25),
         lambda: Bands(least=0),
-        lambda: Bands(least=1.5),  # type: ignore[arg-type]
+        lambda: Bands(least=1.5),
         lambda: RelativeError(scale=0.0),
         lambda: Threshold(0.0),
         lambda: Threshold(1.0, very_wrong=0.5),
@@ -343,6 +343,7 @@ def test_confidence_comes_from_the_count() -> None:
     assert confidence(0, 3) == pytest.approx(1 - 0.5**4)
     assert confidence(2, 1) == pytest.approx(float(tail(2, 3, Fraction(1, 2))))
     assert confidence(60, 40) > confidence(6, 4) > 0.5
+    assert Beta.given(500_000, 1_000_000).above(0.5) == pytest.approx(0.5, abs=1e-6), "of many, too"
     verdict = DirectionHit().judge(of(*[(1.0, 1.0)] * 8, *[(1.0, -1.0)] * 2))
     assert (verdict.low, verdict.high) == wilson(8, 10)
 
@@ -359,6 +360,9 @@ def test_confidence_comes_from_the_count() -> None:
         lambda: Beta.given(3, 2),
         lambda: Beta().below(1.5),
         lambda: Beta().above(math.nan),
+        lambda: Beta(0.0, 1.0).below(0.5),
+        lambda: Beta(1.0, math.nan).above(0.5),
+        lambda: Beta(1e12, 1e12).above(0.5),
     ],
 )
 def test_counts_and_shares_that_are_none(call: Any) -> None:

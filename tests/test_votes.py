@@ -222,14 +222,14 @@ class Walk:
         self.weights = {f"m{number}": 1.0 + (number == 0) for number in range(members)}
         self.threshold = threshold
         self.shelf = Shelf(SimulatedClock(START))
-        self.votes = Votes(self.shelf)  # type: ignore[arg-type]
+        self.votes = Votes(self.shelf)
         self.nodes = 0
         self.ends: dict[tuple[tuple[str, bool], ...], set[str]] = {}
 
     def start(self, ballots: int) -> None:
         """Walk all ways in which every member votes up to `ballots` times."""
         terms = {"electorate": self.weights, "threshold": self.threshold, "deadline": START + 1}
-        p = self.votes.propose("x", **terms, id="p")  # type: ignore[arg-type]
+        p = self.votes.propose("x", **terms, id="p")
         self.follow(p, tuple(self.weights) * ballots, {})
 
     def follow(self, p: str, left: tuple[str, ...], cast: dict[str, bool]) -> None:
@@ -299,7 +299,7 @@ class Meeting:
 
     def __init__(self, order: Sequence[str], inside: Sequence[bool], said: Mapping[str, bool]) -> None:
         self.shelf = Shelf(SimulatedClock(START))
-        self.votes = Votes(self.shelf)  # type: ignore[arg-type]
+        self.votes = Votes(self.shelf)
         self.votes.propose("x", electorate={"a": 2, "b": 1, "c": 1}, deadline=START + 1, id="p")
         self.coming = list(zip(order, inside, strict=True))
         self.said = said
@@ -436,9 +436,9 @@ def test_who_may_vote(votes: Votes) -> None:
     p = votes.propose("halt", electorate=HALT)
     for stranger in ("signal", "", "Risk", None, 7, ["risk"]):
         with pytest.raises(VoteRefused, match="electorate"):
-            votes.cast(p, stranger, approve=True)  # type: ignore[arg-type]
+            votes.cast(p, stranger, approve=True)
     with pytest.raises(InvalidArgument):
-        votes.cast(p, "risk", approve=1)  # type: ignore[arg-type]
+        votes.cast(p, "risk", approve=1)
     assert votes.get(p).votes == {}
     for ask in (votes.outcome, votes.wait, votes.get, lambda p: votes.cast(p, "risk", approve=True)):
         with pytest.raises(RecordNotFound):

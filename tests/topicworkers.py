@@ -18,9 +18,18 @@ TOPICS = 2
 """Topics a publisher publishes to, in turns."""
 
 
+def opened(store: str) -> tiermem.Memory:
+    """The store, however long others who open it at the same time are held up."""
+    while True:
+        try:
+            return tiermem.open(store)
+        except tiermem.LockTimeout:
+            continue
+
+
 def publish(store: str, name: str, messages: str) -> None:
     """Publish numbered messages, in turns to `work/<name>/<number>` and to a topic that all share."""
-    with tiermem.open(store) as mem:
+    with opened(store) as mem:
         topics = tiermem.Topics(mem)
         for number in range(int(messages)):
             topics.publish(f"work/{name}" if number % TOPICS else "work/shared", [name, number])
@@ -30,7 +39,7 @@ def consume(store: str, name: str, group: str, log: str) -> None:
     """Note each message in the file `log`, one line each, then acknowledge it."""
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.write(file, b"life\n")
-    with tiermem.open(store) as mem:
+    with opened(store) as mem:
         topics = tiermem.Topics(mem)
         with topics.subscribe(
             "work/**",

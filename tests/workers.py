@@ -19,7 +19,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import tiermem
 from tiermem import errors
@@ -31,8 +31,9 @@ DEADLINE = 60.0
 
 
 def config(**cold: Any) -> tiermem.Config:
-    """A configuration with these `ColdConfig` fields; the journal is small unless said otherwise."""
-    return tiermem.Config(cold=tiermem.ColdConfig(**{"journal_bytes": 2**20, **cold}))
+    """A configuration with these `ColdConfig` fields; the journal is small, and others wait as long, unless said so."""
+    shared = {"share_interval": cold["sync_interval"]} if "sync_interval" in cold else {}
+    return tiermem.Config(cold=tiermem.ColdConfig(**{"journal_bytes": 2**20, **shared, **cold}))
 
 
 QUIET = config(sync_interval=60.0)
@@ -351,12 +352,11 @@ def write_and_read(served: Served, name: str, tag: str, seconds: float, pause: f
 
 
 @job
-def write_pairs(served: Served, tag: str, seconds: float) -> int:
-    """Batches that put one number in two namespaces, and plain puts between them; how many pairs."""
+def write_pairs(served: Served, tag: str) -> int:
+    """Batches that put one number in two namespaces, and plain puts between them until it is enough; how many."""
     mem = served.mem
-    end = time.monotonic() + seconds
     count = 0
-    while time.monotonic() < end:
+    while not mem.contains("left", "enough"):
         with mem.batch() as b:
             b.put("left", tag, count)
             b.put("right", tag, count, vector=[1.0, count, len(tag)])
@@ -450,137 +450,6 @@ class Loop:
         _, status = os.waitpid(self.pid, 0)
         assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, "the loop failed before it was killed"
         return self.said[-1] if self.said else -1
-
-
-class Step(NamedTuple):
-    """One operation of a loop: a verb and its arguments."""
-
-    verb: str
-    args: tuple[Any, ...]
-
-
-NAMES = ("desk/a", "desk/b", "notes")
-STREAM = "ticks"
-VECTORS = "vectors"
-
-
-def steps(seed: int) -> Iterator[Step]:
-    """An endless sequence of operations that follows from the seed."""
-    rng = random.Random(seed)
-    number = 0
-    while True:
-        number += 1
-        mark = f"{seed}:{number}"
-        kind = rng.random()
-        name = rng.choice(NAMES)
-        key = f"k{rng.randrange(40):02d}"
-        if kind < 0.45:
-            size = rng.choice((0, 0, 0, 10, 200, 3000))
-            yield Step("put", (name, key, [mark, rng.randbytes(size)]))
-        elif kind < 0.60:
-            writes: list[tuple[Any, ...]] = [("put", other, f"batch{seed}", mark) for other in NAMES]
-            writes.append(("delete", name, key))
-            writes.append(("put", name, f"k{rng.randrange(40):02d}", [mark, rng.randbytes(50)]))
-            yield Step("batch", (writes,))
-        elif kind < 0.75:
-            yield Step("delete", (name, key))
-        elif kind < 0.90:
-            yield Step("append", (STREAM, mark))
-        elif kind < 0.96:
-            yield Step("vector", (f"v{rng.randrange(20):02d}", mark, [rng.random() + 0.01 for _ in range(4)]))
-        elif kind < 0.965:
-            yield Step("large", (name, key, [mark, rng.randbytes(40_000)]))
-        elif kind < 0.97:
-            yield Step("durable", (name, key, [mark, b""]))
-        elif kind < 0.98:
-            yield Step("swap", (name, f"s{rng.randrange(4)}", mark))
-        elif kind < 0.985:
-            yield Step("drop", (name,))
-
-
-def perform(mem: tiermem.Memory, step: Step) -> None:
-    """Do one step on a store."""
-    verb, args = step
-    if verb == "batch":
-        with mem.batch() as b:
-            for write, *rest in args[0]:
-                getattr(b, write)(*rest)
-    elif verb == "delete":
-        mem.delete(*args)
-    elif verb == "append":
-        mem.append(*args)
-    elif verb == "vector":
-        mem.put(VECTORS, args[0], args[1], vector=args[2])
-    elif verb == "durable":
-        mem.put(*args, durable=True)
-    elif verb == "swap":
-        record = mem.get_record(args[0], args[1])
-        mem.put(*args, if_version=record.version if record else 0)
-    elif verb == "drop":
-        mem.drop_namespace(*args)
-    else:
-        mem.put(*args)
-
-
-Model = dict[str, dict[str, Any]]
-"""Namespace to key to value; a stream's keys are its values, a vector's value is (mark, vector)."""
-
-
-def model(before: Model, done: list[Step]) -> Model:
-    """What a store holds after these steps."""
-    after = {name: dict(records) for name, records in before.items()}
-
-    def put(name: str, key: str, value: Any) -> None:
-        after.setdefault(name, {})[key] = value
-
-    for verb, args in done:
-        if verb == "batch":
-            for write, *rest in args[0]:
-                if write == "put":
-                    put(*rest)
-                else:
-                    after.get(rest[0], {}).pop(rest[1], None)
-        elif verb == "delete":
-            after.get(args[0], {}).pop(args[1], None)
-        elif verb == "append":
-            put(args[0], args[1], args[1])
-        elif verb == "vector":
-            put(VECTORS, args[0], args[1])
-        elif verb == "drop":
-            after.pop(args[0], None)
-        else:
-            put(*args)
-    return {name: records for name, records in after.items() if records}
-
-
-def contents(mem: tiermem.Memory) -> Model:
-    """What a store holds, as `model` puts it, asked for in several ways that must agree."""
-    found: Model = {}
-    for name in mem.namespaces():
-        records = list(mem.scan(name))
-        assert mem.count(name) == len(records), name
-        for record in records:
-            assert mem.get(name, record.key) == record.value, (name, record.key)
-        if records:
-            found[name] = {r.value if name == STREAM else r.key: r.value for r in records}
-            assert len(found[name]) == len(records), name
-        if name == VECTORS and records:
-            hits = mem.search_similar(name, [1.0, 1.0, 1.0, 1.0], k=1000)
-            assert sorted((hit.key, hit.version) for hit in hits) == [(r.key, r.version) for r in records]
-    return found
-
-
-def loop(root: Path, settings: tiermem.Config, seed: int) -> Loop:
-    """A child that performs the steps of a seed until it is killed; it acknowledges 0 once the store is open."""
-
-    def body(say: Callable[[int], None]) -> None:
-        mem = tiermem.open(root, config=settings)
-        say(0)
-        for number, step in enumerate(steps(seed), 1):
-            perform(mem, step)
-            say(number)
-
-    return Loop(body)
 
 
 if __name__ == "__main__":

@@ -88,6 +88,7 @@ class ColdConfig:
 
     map_size: largest size of the LMDB file in bytes; address space, not disk (256 GiB).
     sync_interval: seconds a write may wait before the committer makes it durable (0.05).
+    share_interval: the same while other clients have the store open, if it is less: they wait to see it (0.002).
     committer: "inline" commits in the writing thread, "thread" in a background thread, "helper" in a process
         that all clients of the store share; "auto" is a thread until that falls behind, then the helper.
     journal_bytes: size of this process's journal, which bounds what may be pending (16 MiB).
@@ -97,6 +98,7 @@ class ColdConfig:
 
     map_size: int = 256 * 2**30
     sync_interval: float = 0.05
+    share_interval: float = 0.002
     committer: Literal["auto", "inline", "thread", "helper"] = "auto"
     journal_bytes: int = 16 * 2**20
     log_retention: int = 250_000
@@ -104,11 +106,10 @@ class ColdConfig:
 
     def __post_init__(self) -> None:
         _require_int(self, map_size=2**20, journal_bytes=2**16, log_retention=0, max_readers=1)
-        interval = self.sync_interval
-        known = isinstance(interval, (int, float)) and not isinstance(interval, bool)
-        _require(
-            known and 0 < interval <= 60, f"ColdConfig.sync_interval must lie in (0, 60] seconds, not {interval!r}"
-        )
+        for name in ("sync_interval", "share_interval"):
+            interval = getattr(self, name)
+            known = isinstance(interval, (int, float)) and not isinstance(interval, bool)
+            _require(known and 0 < interval <= 60, f"ColdConfig.{name} must lie in (0, 60] seconds, not {interval!r}")
         _require(self.committer in ("auto", "inline", "thread", "helper"), f"no committer {self.committer!r}")
         _require(self.journal_bytes % 4096 == 0, "ColdConfig.journal_bytes must be a multiple of 4096")
         _require(self.max_readers <= 100_000, "ColdConfig.max_readers must be at most 100000")

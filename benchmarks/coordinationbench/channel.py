@@ -20,6 +20,8 @@ class Channel:
     name: ClassVar[str]
     promise: ClassVar[str]
     distribution: ClassVar[str | None] = None
+    gathers: ClassVar[bool] = True
+    """False where every message is synced by itself: flat out that measures the disk."""
 
     @classmethod
     def absent(cls) -> str | None:

@@ -10,6 +10,7 @@ from typing import Any, Final
 from _sheets import Requirement, Sheet, number, origin, show, verdict
 from rich.console import Console
 
+from coordinationbench import locks
 from coordinationbench.messages import CHANNELS
 from coordinationbench.topics import Prompt
 
@@ -44,7 +45,7 @@ def requirements(document: Document) -> list[Requirement]:
     holds = None if mine is None else mine["per_second"] >= PACE and mine["received"] == mine["sent"]
     told = "–" if mine is None else f"{mine['per_second']:,.0f}/s, {mine['received']:,} of {mine['sent']:,} received"
     found.append(_bound(f"{PACE:,} messages/s from one publisher to one consumer", told, holds))
-    return found
+    return found + locks.requirements(document)
 
 
 def _bound(text: str, measured: str, holds: bool | None) -> Requirement:
@@ -108,7 +109,7 @@ def sheets(document: Document) -> list[Sheet]:
         ]
         text = TEXTS["flat"].format(turns=document["turns"], count=document["flat_count"])
         found.append(Sheet("One to one, flat out", text, ["channel", "received", "messages/s", "sent/s"], cells))
-    return found
+    return found + locks.sheets(document)
 
 
 def markdown(document: Document) -> str:

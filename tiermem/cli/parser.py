@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import tiermem
-from tiermem.cli import coordination, lessons, records, trajectories, transfer, upkeep
+from tiermem.cli import coordination, lessons, messages, records, trajectories, transfer, upkeep
 from tiermem.cli.outcome import MISTAKE
 from tiermem.codec import jsonform
 from tiermem.trajectory.types import LABELS
@@ -72,8 +72,8 @@ def make_parser() -> ArgumentParser:
     _add_records(command)
     _add_trajectories(command)
     _add_lessons(command)
-    _add_transfer(command)
     _add_coordination(command)
+    _add_transfer(command)
     return parser
 
 
@@ -183,6 +183,24 @@ def _add_lessons(command: Callable[..., ArgumentParser]) -> None:
     taught.add_argument("--as-of", type=moment, metavar="TIME", help="as they were known then")
 
 
+def _add_coordination(command: Callable[..., ArgumentParser]) -> None:
+    tail = command("tail", messages.tail, "show the messages of topics as they come")
+    tail.add_argument("pattern", metavar="PATTERN", nargs="+", help="a topic, or a pattern as fills/* or fills/**")
+    tail.add_argument(
+        "--start", type=start, default="latest", metavar="WHERE", help="latest (default), earliest, or a sequence"
+    )
+    tail.add_argument("--wait", type=float, metavar="SECONDS", help="end after so long without a message (never)")
+    tail.add_argument("--limit", type=count, metavar="N", help="end after N messages")
+    tail.add_argument("--root", default="topics", metavar="NAME", help="where the topics lie (topics)")
+
+    locks = command("locks", coordination.locks, "list the locks that are held or waited for")
+    locks.add_argument("--namespace", default="locks", metavar="NAMESPACE", help="where they are kept (locks)")
+
+    votes = command("votes", coordination.votes, "list the proposals, how they stand and who voted how")
+    votes.add_argument("--namespace", default="votes", metavar="NAMESPACE", help="where they are kept (votes)")
+    votes.add_argument("--outcome", choices=("pending", "approved", "rejected", "expired"), help="only these")
+
+
 def _add_transfer(command: Callable[..., ArgumentParser]) -> None:
     export = command("export", transfer.export, "write records as JSON, one a line", epilog=VALUES)
     export.add_argument("namespace", metavar="NAMESPACE", nargs="*", help="which ones; all if left out")
@@ -197,15 +215,6 @@ def _add_transfer(command: Callable[..., ArgumentParser]) -> None:
         "versions and the times of creation and update are given anew.",
     )
     load.add_argument("file", metavar="FILE", nargs="?", default="-", help="- or left out: stdin")
-
-
-def _add_coordination(command: Callable[..., ArgumentParser]) -> None:
-    locks = command("locks", coordination.locks, "list the locks that are held or waited for")
-    locks.add_argument("--namespace", default="locks", metavar="NAMESPACE", help="where they are kept (locks)")
-
-    votes = command("votes", coordination.votes, "list the proposals, how they stand and who voted how")
-    votes.add_argument("--namespace", default="votes", metavar="NAMESPACE", help="where they are kept (votes)")
-    votes.add_argument("--outcome", choices=("pending", "approved", "rejected", "expired"), help="only these")
 
 
 def _record(parser: ArgumentParser) -> None:
@@ -244,6 +253,15 @@ def count(text: str) -> int:
     """An int ≥ 1."""
     if not text.isascii() or not text.isdecimal() or int(text) < 1:
         raise ArgumentTypeError(f"{text!r} is no number ≥ 1")
+    return int(text)
+
+
+def start(text: str) -> str | int:
+    """Where a subscription starts: a word, or a sequence ≥ 0."""
+    if text in ("latest", "earliest"):
+        return text
+    if not text.isascii() or not text.isdecimal():
+        raise ArgumentTypeError(f"{text!r} is neither latest, earliest nor a sequence")
     return int(text)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from tiermem.codec.frame import RAW, ZSTD
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 MAX_DICTIONARY_RECORD: Final = 8192
 """Longer values gain little from a dictionary of 16 KiB."""
 MIN_DICTIONARY_RECORD: Final = 48
+_DENSEST: Final = 15
+"""No zstd frame expands to more than 2 ** 15 times its size: a block of four bytes stands for at most 128 KiB."""
 MIN_GAIN: Final = 0.9
 """A dictionary is kept if it brings held-out samples to this share of their size, or below."""
 
@@ -34,6 +36,7 @@ class Compressor:
         self._local = threading.local()
         # Joined by zstd's own error once that is imported; an unknown dictionary is a KeyError.
         self._faults: tuple[type[Exception], ...] = (KeyError,)
+        self._size_of: Callable[[bytes], int] = len
 
     def add(self, number: int, dictionary: bytes) -> None:
         """Make dictionary `number` known; numbers start at 1 and are never given twice."""
@@ -70,7 +73,11 @@ class Compressor:
             value = body
         elif codec == ZSTD:
             try:
-                value = self._decompressor(dictionary).decompress(body, max_output_size=size)
+                decompressor = self._decompressor(dictionary)
+                # zstd makes room for as much as the body says, before it looks at the rest of it.
+                if self._size_of(body) != size or size > len(body) << _DENSEST:
+                    raise CorruptionError(f"value is to have {size} bytes, and {len(body)} say otherwise")
+                value = decompressor.decompress(body)
             except self._faults as exc:
                 raise CorruptionError(f"value cannot be decompressed (dictionary {dictionary}): {exc}") from exc
         else:
@@ -127,9 +134,10 @@ class Compressor:
             kept = self._local.decompressors = {}
         found = kept.get(dictionary)
         if found is None:
-            from zstandard import ZstdCompressionDict, ZstdDecompressor, ZstdError
+            from zstandard import ZstdCompressionDict, ZstdDecompressor, ZstdError, frame_content_size
 
             self._faults = (KeyError, ZstdError)
+            self._size_of = frame_content_size
             if dictionary:
                 found = ZstdDecompressor(dict_data=ZstdCompressionDict(self._dictionaries[dictionary]))
             else:

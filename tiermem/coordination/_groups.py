@@ -40,6 +40,7 @@ class Member(Subscription):
         super().__init__(mem, layout, interest, Position(0), marks)
         self._open: dict[str, Ref] = {}
         self._acked: list[str] = []
+        self._lost: set[str] = set()
         self._cursor = mem.cursor(f"{layout.root}:{self._key}", start=0)
         self._held = self._cursor.position
         self._lease = lease
@@ -61,7 +62,8 @@ class Member(Subscription):
         self._token = f"{self._name}:{os.urandom(8).hex()}"
         self._beaten = -float("inf")
         self._claiming = False
-        self._lost = set(self._open)
+        self._idle = -1
+        self._lost.update(self._open)
         self._ready.clear()
         self._open.clear()
         self._acked.clear()
@@ -117,12 +119,17 @@ class Member(Subscription):
             state, version = self._state()
             claims: Claims = dict(state["claims"])
             taken, emptied = self._inherit(claims, room)
-            self._reader = reader = self._reader.at(Position(state["sequence"], state["older"]))
+            if version != self._idle:
+                self._reader = self._reader.at(Position(state["sequence"], state["older"]))
+            reader = self._reader
             if len(taken) < room:
                 taken += [ref for ref, _ in reader.read(room - len(taken))]
             position = reader.position
             if not taken and not emptied and position.sequence - state["sequence"] < STRIDE:
+                # As long as nobody changes the record, the reader goes on where it has found nothing.
+                self._idle = version
                 return []
+            self._idle = -1
             claims[self._token] = [list(ref) for ref in (*self._open.values(), *taken)]
             changed = {**state, "sequence": position.sequence, "older": position.older, "claims": claims}
             try:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 BATCH: Final = 4096
 """Messages trimmed in one commit."""
-REACH: Final = 65_536
+REACH: Final = 16_384
 """A consumer this many changes behind holds everything of its topics, so that finding out what it needs stays cheap."""
 
 
@@ -101,8 +101,8 @@ def registered(mem: Memory, layout: Layout) -> Iterator[tuple[str, dict[str, Any
         yield record.key, state, durable_position(mem, layout, record.key, state), claimed
 
 
-def trim(mem: Memory, layout: Layout, topic: str, limits: Retention, held: Held | None) -> int:
-    """Remove what of a topic lies beyond the limits, up to what is `held`; how many messages.
+def trim(mem: Memory, layout: Layout, topic: str, limits: Retention, *, force: bool = False) -> int:
+    """Remove what of a topic lies beyond the limits, up to what is held unless by `force`; how many messages.
 
     The highest id that was trimmed is kept, changed by compare-and-set: of two that trim at a time one does nothing,
     and who looks for a message that has gone learns why.
@@ -112,7 +112,8 @@ def trim(mem: Memory, layout: Layout, topic: str, limits: Retention, held: Held 
     while True:
         mark = mem.get_record(layout.trimmed, topic)
         ids = list(_beyond(mem, space, limits))
-        doomed = ids if held is None else held.until(topic, ids)
+        # What is needed is looked for after what may go: who publishes or subscribes in between is seen.
+        doomed = ids if force or not ids else Held(mem, layout).until(topic, ids)
         if not doomed:
             return total
         last = max(doomed[-1], mark.value if mark is not None else "")

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 NAP: Final = 0.25
 """Seconds a waiting subscription sleeps at most before it looks whether it was closed."""
-STRIDE: Final = 10_000
+STRIDE: Final = 4_096
 """Changes after which a durable position lets the log be trimmed."""
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Self
 from weakref import WeakValueDictionary
 
 from tiermem.coordination._grants import Claim, Grant, Ledger, State, check_name
-from tiermem.coordination._waiting import seconds, sleep
+from tiermem.coordination._waiting import deadline, seconds, sleep
 from tiermem.errors import GuardFailed, InvalidArgument, LeaseLost, LockTimeout, RecordNotFound, VersionConflict
 from tiermem.types import check_namespace
 
@@ -100,20 +100,23 @@ class _Hold:
             self._extend(self._ttl if ttl is None else ttl)
 
     def leave(self) -> None:
-        """Leave it once, and release it the last time."""
+        """Leave it once, and give it back the last time."""
         with self._lock:
-            self._entered -= 1
             self._check()
-            while not self._entered:
-                state = self._ledger.read(self.name)
-                if not any(grant.claim.id == self.claim.id for grant in state.grants):
-                    raise self._lost()
-                try:
-                    self._ledger.release(self.name, self.claim, self.fence, state)
-                    return
-                except VersionConflict:
-                    # Somebody was granted a share of it, or has just taken it away.
-                    continue
+            if self._entered == 1:
+                self._give_back()
+            self._entered -= 1
+
+    def _give_back(self) -> None:
+        while True:
+            state = self._ledger.read(self.name)
+            if all(grant.fence != self.fence for grant in state.grants):
+                raise self._lost()
+            try:
+                return self._ledger.release(self.name, self.claim, self.fence, state)
+            except VersionConflict:
+                # Somebody was granted a share of it, or has just taken it away.
+                continue
 
     def _extend(self, ttl: float) -> None:
         expires = self._clock.now() + ttl
@@ -124,10 +127,12 @@ class _Hold:
         self.expires_at = expires
 
     def _check(self) -> None:
-        if self._clock.now() >= self.expires_at:
+        if not self._entered or self._clock.now() >= self.expires_at:
             raise self._lost()
 
     def _lost(self) -> LeaseLost:
+        """The error to be raised; from here on it is lost for every lease on it."""
+        self._entered = 0
         return LeaseLost(f"the lease of {self.claim.owner!r} on {self.name!r}, until {self.expires_at}, is over")
 
 
@@ -175,8 +180,12 @@ class Lease:
             LeaseLost: the lease has expired, or the lock has passed to another.
         """
         if not self._released:
+            try:
+                self._hold.leave()
+            except LeaseLost:
+                self._released = True
+                raise
             self._released = True
-            self._hold.leave()
 
     def __enter__(self) -> Self:
         return self
@@ -250,11 +259,11 @@ class Locks:
             InvalidArgument: an argument is malformed, or a shared lock would be entered again as an exclusive one.
         """
         hold = self._held(name, ttl, owner, shared, permits)
-        limit = math.inf if timeout is None else seconds("timeout", timeout)
+        due = deadline(self._mem.clock, timeout)
         if reentrant and (again := self._enter(hold, _ttl(ttl))) is not None:
             return again
-        if not self._wait(hold, limit):
-            raise LockTimeout(f"{name!r} was not granted to {hold.claim.owner!r} within {limit} s")
+        if not self._wait(hold, due):
+            raise LockTimeout(f"{name!r} was not granted to {hold.claim.owner!r} in time")
         return self._lease(hold, reentrant)
 
     def try_acquire(
@@ -271,7 +280,7 @@ class Locks:
         hold = self._held(name, ttl, owner, shared, permits)
         if reentrant and (again := self._enter(hold, _ttl(ttl))) is not None:
             return again
-        return self._lease(hold, reentrant) if self._wait(hold, 0.0) else None
+        return self._lease(hold, reentrant) if self._wait(hold, -math.inf) else None
 
     def holder(self, name: str) -> Holder | None:
         """Who holds the lock, the oldest if several do; None if nobody does."""
@@ -307,10 +316,9 @@ class Locks:
             self._holds[os.getpid(), hold.name, hold.claim.owner] = hold
         return Lease(hold)
 
-    def _wait(self, hold: _Hold, timeout: float) -> bool:
-        """Take the lock as soon as it is this one's turn; False if it was not within `timeout` seconds."""
+    def _wait(self, hold: _Hold, due: float) -> bool:
+        """Take the lock as soon as it is this one's turn; False if it was not by the time `due`."""
         name, claim, ledger, clock = hold.name, hold.claim, self._ledger, self._mem.clock
-        due = clock.now() + timeout
         rank: int | None = None
         entered = False
         free: float | None = None
@@ -324,7 +332,8 @@ class Locks:
                 free = (now if free is None else free) if open_to_all else None
                 turn = math.inf if free is None else free + place * GRACE
                 if now >= turn or (now >= due and state.admits(claim)):
-                    if hold.take(state, place):
+                    # Whoever only tries leaves the queue as it is.
+                    if hold.take(state, place if entered else 0):
                         return True
                 elif now >= due:
                     break

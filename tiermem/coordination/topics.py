@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tiermem.coordination._feed import Interest, Layout, Message, waiting
 from tiermem.coordination._groups import Member
-from tiermem.coordination._retention import Held, Retention, registered, trim, weight
+from tiermem.coordination._retention import Retention, registered, trim, weight
 from tiermem.coordination._subscription import Consumer, Subscription, consumer_key, group_key, starting
 from tiermem.errors import InvalidArgument, LagExceeded
 from tiermem.types import Duration
@@ -22,8 +22,12 @@ EVERYTHING: Final = Retention()
 CHECKS: Final = 8
 """How often a limit is looked at while it could be reached once more."""
 
-REST: Final = 0.001
-"""Most seconds between a commit made in `publish` and the next."""
+SHARE: Final = 0.5
+"""Of a publisher's time, what `publish` may spend on commits for long."""
+CREDIT: Final = 0.01
+"""Seconds of commits that a publisher may make one after the other before that counts."""
+CHARGE: Final = 0.001
+"""Seconds that a commit counts at most: one that was held up is no reason to leave the next to others."""
 
 
 class ConsumerState(NamedTuple):
@@ -64,8 +68,9 @@ class Topics:
 
     mem: the store. retention: limits for every topic, or by pattern (the first that matches); the publisher trims now
     and then as it publishes, and `trim` does so at once. max_lag: most messages a registered consumer of a topic may
-    be behind; `publish` raises beyond. prompt: `publish` commits in the call, unless it has just done so; False: it
-    leaves that to whoever commits for the store, and never waits for a disk. root: where all of it lies.
+    be behind; `publish` raises beyond. prompt: `publish` commits in the call, as long as commits do not take half of
+    the publisher's time; False: it leaves that to whoever commits for the store, and never waits for a disk. root:
+    where all of it lies.
     """
 
     def __init__(
@@ -88,7 +93,8 @@ class Topics:
         self._max_lag = max_lag
         self._prompt = prompt
         self._outlets: dict[str, _Outlet] = {}
-        self._resting = 0.0
+        self._credit = CREDIT
+        self._looked = 0.0
 
     def publish(self, topic: str, payload: Any, *, ttl: Duration | None = None, durable: bool = False) -> str:
         """Publish a message; its id, which is unique in the store and sorts by time.
@@ -109,12 +115,13 @@ class Topics:
         mem = self._mem
         now = mem.clock.now()
         began = time.perf_counter()
-        if durable or (self._prompt and began >= self._resting):
+        self._credit = min(CREDIT, self._credit + SHARE * (began - self._looked))
+        self._looked = began
+        if durable or (self._prompt and self._credit > 0.0):
             key = mem.append(outlet.space, [now, payload], at=now, ttl=ttl, durable=True)
-            ended = time.perf_counter()
-            # What a busy publisher publishes meanwhile is in the next commit, soon; commits take half of its time.
-            self._resting = ended + min(ended - began, REST)
+            self._credit -= min(time.perf_counter() - began, CHARGE)
         else:
+            # The next commit in a call takes it along, or whoever else commits is faster.
             key = mem.append(outlet.space, [now, payload], at=now, ttl=ttl)
             mem.flush(wait=False)
         if outlet.limits is not EVERYTHING:
@@ -204,9 +211,8 @@ class Topics:
         retention: other limits than those this object was made with. force: also what registered consumers have not
         acknowledged yet; whoever then looks for it gets `LagExceeded`.
         """
-        held = None if force else Held(self._mem, self._layout)
         return sum(
-            trim(self._mem, self._layout, topic, retention or self._limits(topic), held)
+            trim(self._mem, self._layout, topic, retention or self._limits(topic), force=force)
             for topic in self.topics(pattern)
         )
 
@@ -225,13 +231,11 @@ class Topics:
         for key, state, position, claimed in registered(self._mem, self._layout):
             interest = Interest(state["patterns"])
             if topic in interest:
-                behind = len(claimed) + waiting(self._mem, self._layout, interest, position, most + 1 - len(claimed))
+                behind = len(claimed) + waiting(self._mem, self._layout, interest, position, most + 1)
                 if behind > most:
                     # Looked at again by the next call.
                     outlet.unchecked = 0
-                    raise LagExceeded(
-                        f"{key!r} is more than {most} messages behind; nothing was published to {topic!r}"
-                    )
+                    raise LagExceeded(f"{key!r} is more than {most} messages behind: nothing published to {topic!r}")
         outlet.unchecked = most // CHECKS
 
     def _retain(self, topic: str, outlet: _Outlet, payload: Any, now: float) -> None:
@@ -247,4 +251,4 @@ class Topics:
         ):
             outlet.published = outlet.weight = 0
             outlet.due = now + (limits.age or 0.0) / CHECKS
-            trim(self._mem, self._layout, topic, limits, Held(self._mem, self._layout))
+            trim(self._mem, self._layout, topic, limits)

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from tiermem.clock import to_epoch
-from tiermem.coordination._waiting import seconds, sleep
+from tiermem.coordination._waiting import deadline, sleep
 from tiermem.errors import InvalidArgument, ReadOnlyError, RecordNotFound, VersionConflict, VoteRefused
 from tiermem.types import check_namespace
 
@@ -205,7 +205,7 @@ class Votes:
             RecordNotFound: there is no such proposal.
         """
         clock = self._mem.clock
-        due = clock.now() + (math.inf if timeout is None else seconds("timeout", timeout))
+        due = deadline(clock, timeout)
         while True:
             version, found = self._read(proposal)
             outcome = self.outcome(proposal)

@@ -6,6 +6,7 @@ import os
 import select
 import signal
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
@@ -31,6 +32,8 @@ _STUCK: Final = 8
 """Looks at which nothing had been applied, and the client commits itself."""
 _BEHIND: Final = 2.0
 """A thread has fallen behind when a round takes this many times what a write may wait."""
+_SLOW: Final = 3
+"""Rounds in a row that took too long for the other clients that wait: one alone may have met a slow disk."""
 _PATIENCE: Final = 5.0
 """Seconds a helper has to come up."""
 _FIRST_REST: Final = 1.0
@@ -68,6 +71,7 @@ class Assistant:
         self._closing = False
         self._stood = -1
         self._stuck = 0
+        self._slow = 0
         self._rest = _FIRST_REST
         self._hirable = 0.0
 
@@ -127,7 +131,7 @@ class Assistant:
         if not self.present:
             return False
         with wishes(self._store.root, self._store.slot).open("ab") as file:
-            file.write(f"{self._store.config.vector.seal_rows} {name}\0".encode())
+            file.write(wish(name, self._store.config.vector.seal_rows))
         return True
 
     def advanced(self) -> bool:
@@ -152,7 +156,9 @@ class Assistant:
         cold = store.config.cold
         if not self._welcome or self.present or self._closing or time.monotonic() < self._hirable:
             return
-        if cold.committer == "helper" or seconds > _BEHIND * cold.sync_interval:
+        self._slow = self._slow + 1 if seconds > _BEHIND * store.interval else 0
+        behind = seconds > _BEHIND * cold.sync_interval or self._slow >= _SLOW
+        if cold.committer == "helper" or behind:
             self._hire()
 
     def _hire(self) -> None:
@@ -214,6 +220,19 @@ class Assistant:
 def wishes(root: Path, slot: int) -> Path:
     """Where a client names the namespaces that it has searched, and from how many unsealed rows they want sealing."""
     return root / "clients" / f"{slot:03d}.wishes"
+
+
+def wish(name: str, rows: int) -> bytes:
+    """That a namespace be sealed from so many unsealed rows on, as it is written there."""
+    return f"{rows} {name}\0".encode()
+
+
+def wished(data: bytes) -> Iterator[tuple[str, int]]:
+    """The wishes in a file; one that was torn by a client that was killed is left out: it is named again."""
+    for one in data.decode(errors="replace").split("\0")[:-1]:
+        rows, _, name = one.partition(" ")
+        if name and rows.isascii() and rows.isdigit() and len(rows) < 10:
+            yield name, int(rows)
 
 
 def _stopped(process: int) -> bool:

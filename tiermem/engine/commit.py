@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from itertools import islice
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from tiermem.codec.operation import Operation
 from tiermem.engine.assistant import LOOK, Assistant
 from tiermem.engine.journals import Mark, stretch
+from tiermem.engine.reentry import Flag, owned, refuse_inside
+from tiermem.engine.shared import Shared
 from tiermem.engine.transaction import Transaction
 from tiermem.engine.upkeep import Upkeep
 from tiermem.errors import TiermemError
@@ -30,8 +32,6 @@ ROOM_SLICE: Final = 0.004
 LARGE: Final = 2**18
 LOAD_SLICE: Final = 0.05
 """Where a frame of so many bytes waits for room, a load is under way: an fsync for each would be most of the work."""
-IDLE: Final = 1.0
-"""Seconds between looks at what expired while nothing is written."""
 RETRY: Final = 0.5
 
 
@@ -59,12 +59,11 @@ class Committer:
         self.last_seconds = 0.0
         self.upkeep = Upkeep(store)
         self.assistant = Assistant(store)
-        self._turnstile = threading.Lock()
-        self._group = threading.Condition()
-        self._led = False
+        self._shared = Shared()
+        self._turnstile = threading.RLock()  # a signal handler may meet it again, while this thread waits in it
         self._thread: threading.Thread | None = None
-        self._event = threading.Event()
-        self._hurry = threading.Event()
+        self._event = Flag()
+        self._hurry = Flag()
         self._stop = False
         self._due = 0.0
 
@@ -97,15 +96,21 @@ class Committer:
             self.drain()
         elif self.assistant.present:
             self.store.control.call_helper(haste=True)
-        elif not self._hurry.is_set():
+        else:
             self._hurry.set()
             self._event.set()
+
+    def gather(self, nap: Callable[[float], bool]) -> None:
+        """Wait while writes gather for a commit, unless `nap`, told to sleep for so many seconds, says to hurry."""
+        began = time.monotonic()
+        # Others that wait to see them may come meanwhile.
+        while (left := began + self.store.interval / 2 - time.monotonic()) > 0 and not nap(min(LOOK, left)):
+            pass
 
     def start(self) -> None:
         """Start the background thread, unless commits are made inline.
 
-        It also looks after what other clients leave behind and what expires while nothing is written, or
-        after the helper that does.
+        It also looks after what others leave behind and what expires, or after the helper that does.
         """
         if self.store.config.cold.committer != "inline" and self._thread is None:
             self.assistant.look()
@@ -114,11 +119,10 @@ class Committer:
 
     def _run(self) -> None:
         store, assistant = self.store, self.assistant
-        pause = store.config.cold.sync_interval / 2
         self._hire_if(0.0)
         while not self._stop:
-            if self._event.wait(LOOK if assistant.present else IDLE):
-                self._hurry.wait(pause)
+            if self._event.wait(LOOK):
+                self.gather(self._hurry.wait)
             if self._stop:
                 return
             self._event.clear()
@@ -148,6 +152,9 @@ class Committer:
         store = self.store
         try:
             self.drain()
+            if store.control.stale[0]:
+                # Whoever reads by `ns[key]` alone never looks.
+                store.follower.catch_up()
             self.upkeep.run_if_due()
         except (TiermemError, OSError) as exc:
             if not store.closed:
@@ -165,21 +172,7 @@ class Committer:
         if journal is None:
             return
         head = journal.head
-        while journal.applied < head:
-            leads = False
-            try:
-                with self._group:
-                    while self._led and journal.applied < head:
-                        self._group.wait()
-                    if journal.applied >= head:
-                        return
-                    self._led = leads = True
-                self.commit()
-            finally:
-                if leads:
-                    with self._group:
-                        self._led = False
-                        self._group.notify_all()
+        self._shared.until(lambda: journal.applied >= head, self.commit)
 
     def make_room(self, need: int) -> None:
         """Commit until `need` bytes fit into the journal; the writer that found it full does the work."""
@@ -229,30 +222,29 @@ class Committer:
         drafts: Sequence[Any] = ()
         moved: dict[int, Mark] = {}
         started = time.perf_counter()
-        with self._turn(), ExitStack() as stack:
+        with self._turn():
             store.check_writable()
-            writer = stack.enter_context(self._transaction())
-            # From here on: whoever had to wait for the lock has all the more to commit.
-            deadline = None if everything else time.perf_counter() + budget
-            own = self._drain_own(writer, deadline)
-            first_other = len(writer.changes)
-            if everything or others:
-                moved = store.journals.drain(writer, dead, deadline)
-            if decision is not None:
-                try:
-                    drafts = decision(writer)
-                except TiermemError as exc:
-                    # The decision changed nothing; what was drained is still worth committing.
-                    failure = exc
-            with store.lock:
-                store.observe(writer.counters.highest)
-                for _, op in drafts:
-                    op.version = store.next_version()
-            versions = [writer.apply(op, decided=True) for _, op in drafts]
-            if work is not None:
-                work(writer)
-            transaction = writer.finish()
-            stack.close()
+            with self._transaction() as writer:
+                # From here on: whoever had to wait for the lock has all the more to commit.
+                deadline = None if everything else time.perf_counter() + budget
+                own = self._drain_own(writer, deadline)
+                first_other = len(writer.changes)
+                if everything or others:
+                    moved = store.journals.drain(writer, dead, deadline)
+                if decision is not None:
+                    try:
+                        drafts = decision(writer)
+                    except TiermemError as exc:
+                        # The decision changed nothing; what was drained is still worth committing.
+                        failure = exc
+                with store.lock:
+                    store.observe(writer.counters.highest)
+                    for _, op in drafts:
+                        op.version = store.next_version()
+                versions = [writer.apply(op, decided=True) for _, op in drafts]
+                if work is not None:
+                    work(writer)
+                transaction = writer.finish()
             self._settle(writer, own, first_other, transaction, moved, told=others, loud=everything)
             self.last_seconds = time.perf_counter() - started
             store.degraded.pop("committer", None)
@@ -263,12 +255,16 @@ class Committer:
     @contextmanager
     def _turn(self) -> Iterator[None]:
         """Hold the commit lock. A thread that commits again and again lets one that waits go first."""
-        with self._turnstile:
-            self.store.commit_lock.acquire()
+        lock = self.store.commit_lock
+        refuse_inside(self.store.lock, lock)
         try:
+            with self._turnstile:
+                lock.acquire()
             yield
         finally:
-            self.store.commit_lock.release()
+            # An interrupt may come just before it was taken, or just behind.
+            if owned(lock):
+                lock.release()
 
     def _transaction(self) -> Transaction:
         return Transaction(self.store, self.upkeep.sampler)

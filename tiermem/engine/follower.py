@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from tiermem.codec.operation import Operation
+from tiermem.engine.reentry import refuse_reentry
 from tiermem.tiers.cold.layout import OP_DELETE, OP_DROP, OP_PUT, SLOT_MASK, LogEntry
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ class Follower:
         """Read what was committed since the last look, and drop what it made stale."""
         store = self.store
         store.check_open()
+        if store.lock.locked():
+            refuse_reentry(store.lock)
         control = store.control
         control.moved[0] = 0
         if not control.missed[0] and self._advance():

@@ -21,8 +21,9 @@ import msgspec
 
 from tiermem.config import Config, VectorConfig
 from tiermem.engine import opening
-from tiermem.engine.assistant import LOCK, LOG, READY, Orders
+from tiermem.engine.assistant import LOCK, LOG, READY, Orders, wished
 from tiermem.errors import LockTimeout
+from tiermem.tiers.control import HASTE as HASTE_WORD
 from tiermem.tiers.filelock import exclusive, hold
 
 if TYPE_CHECKING:
@@ -96,38 +97,40 @@ class Helper:
             taken = path.with_suffix(".granted")
             with suppress(FileNotFoundError):
                 path.rename(taken)
-                # Torn by a client that was killed, the last one may name nothing; it is named again.
-                for wish in taken.read_text(encoding="utf-8", errors="replace").split("\0"):
-                    rows, _, name = wish.partition(" ")
-                    if name and rows.isdecimal():
-                        store.sealer.wake(name, int(rows))
+                for name, rows in wished(taken.read_bytes()):
+                    store.sealer.wake(name, rows)
                 taken.unlink()
 
     def _commit(self) -> None:
         store, control = self._store, self._store.control
-        pause = store.config.cold.sync_interval / 2
         rested = True
         while not self._failed:
             if control.generation > store.generation:
                 # What was left is on the disk as long as anybody has it open.
                 store.move_to(control.generation)
             # Before it is looked: whoever is in haste from here on may not be seen.
-            control.haste = False
+            control.words[HASTE_WORD] = 0
             behind = store.journals.behind()
             if behind:
                 store.committer.commit(others=True, budget=SLICE if behind < FLOOD else FLOOD_SLICE)
                 if behind > HASTE:
                     time.sleep(BREATH)
                 else:
-                    control.doze(lambda: control.haste, pause, pausing=True)
+                    store.committer.gather(self._nap)
             elif not rested:
                 # Who has written while this went on may not have rung.
-                control.doze(lambda: control.haste, pause, pausing=True)
+                store.committer.gather(self._nap)
             elif self._left_alone():
                 return
             else:
                 control.doze(lambda: store.journals.behind() > 0, IDLE)
             rested = not behind
+
+    def _nap(self, seconds: float) -> bool:
+        """Sleep so long at most; True if somebody is in haste."""
+        control = self._store.control
+        control.doze(lambda: control.words[HASTE_WORD] != 0, seconds, pausing=True)
+        return control.words[HASTE_WORD] != 0
 
     def _left_alone(self) -> bool:
         """True if there is no other client, and whoever comes finds no helper."""

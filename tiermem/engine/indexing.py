@@ -15,6 +15,7 @@ from tiermem.engine.search import as_vector, describe
 from tiermem.engine.space import Space
 from tiermem.errors import CorruptionError, DimensionMismatch, InvalidArgument
 from tiermem.protocols import Found, Row
+from tiermem.tiers.cold.layout import text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -135,7 +136,7 @@ class Indexing:
                         continue
                     # Searched exactly, from L3, until they are built anew.
                     parts = []
-                    keys = [key[4:].decode() for key, _ in snapshot.rows(snapshot.dbs.vectors, prefix)]
+                    keys = [text(key[4:]) for key, _ in snapshot.rows(snapshot.dbs.vectors, prefix)]
                     keys.extend(snapshot.unsealed(prefix))
                 store.degraded[problem] = f"{problem} are searched exactly: {exc}"
                 store.sealer.shelf.condemned.setdefault(number, str(exc))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tiermem.codec.frame import NEVER
 from tiermem.codec.operation import DELETE, Operation
+from tiermem.engine.reentry import refuse_reentry
 from tiermem.engine.space import Decode, Space
 from tiermem.tiers.cold import Snapshot
 from tiermem.tiers.hot import Table, cost_of
@@ -26,6 +27,8 @@ class Loader:
     def miss(self, space: Space, decode: Decode, table: Table, key: str) -> Any:
         """What `table[key]` gives where `key` is not among the free entries; KeyError if absent."""
         store = self.store
+        if store.lock.locked():
+            refuse_reentry(store.lock)
         if key in table.watched:
             with store.lock:
                 value = table.watched.get(key, _ABSENT)

@@ -11,6 +11,7 @@ from tiermem.config import METRICS, Config, Metric
 from tiermem.engine import drafts, opening, search
 from tiermem.engine.namespace import Namespace
 from tiermem.engine.reads import Reads
+from tiermem.engine.reentry import refuse_inside
 from tiermem.engine.writes import Writes
 from tiermem.errors import InvalidArgument
 from tiermem.protocols import Clock, Embedder
@@ -130,8 +131,10 @@ class Memory(Reads, Writes):
         Raises:
             StoreFullError, StorageError: the commit failed. The store is closed all the same and
             nothing is lost: the journal is replayed when it is opened again.
+            LockTimeout: a signal handler closes what it has interrupted; it stays open.
         """
         store = self._store
+        refuse_inside(store.lock, store.commit_lock)
         if self._detach():
             opening.release(store)
 

@@ -35,8 +35,9 @@ if TYPE_CHECKING:
 class Namespace(MutableMapping[str, Any]):
     """One namespace of a store: a mutable mapping from keys to values.
 
-    `ns[key]` is one dict lookup when the record is hot, and is as fresh as the last call on the
-    store. Every verb of `Memory` that names a namespace is here without that argument.
+    `ns[key]` is one dict lookup when the record is hot, and is as fresh as the last other call on the store; a
+    committer thread makes such a call every quarter of a second, a process that commits inline has none.
+    Every verb of `Memory` that names a namespace is here without that argument.
     """
 
     _memory: Memory

@@ -11,6 +11,7 @@ import msgspec
 from tiermem.codec.frame import DECIDED, HAS_VECTOR, NEVER, Frame, Head, Value, peek, unpack_frame
 from tiermem.codec.operation import DELETE, PUT, Operation
 from tiermem.codec.serialize import decode_metadata
+from tiermem.engine.reentry import refuse_reentry
 from tiermem.engine.space import Decode, Space
 from tiermem.errors import CorruptionError
 from tiermem.tiers.cold import Snapshot
@@ -278,6 +279,8 @@ def _page(
 
     The last key is None where the range is exhausted.
     """
+    if store.lock.locked():
+        refuse_reentry(store.lock)
     # Pending first, then the snapshot: what is committed in between is seen twice, never missed.
     with store.lock:
         known = list(space.pending.values())

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from tiermem.engine import segments
+from tiermem.engine import generations, segments
 from tiermem.engine.builder import Job
 from tiermem.engine.lanes import Lane
 from tiermem.engine.publishing import publish
 from tiermem.engine.workshop import Workshop
-from tiermem.errors import CorruptionError, LockTimeout
+from tiermem.errors import CorruptionError, LockTimeout, TiermemError
 from tiermem.policy.merging import due
 from tiermem.tiers.cold import sealed
 from tiermem.tiers.filelock import exclusive
@@ -201,23 +201,32 @@ class Sealer:
         store = self.store
         vector = store.config.vector
         engine = vector.engine if isinstance(vector.engine, str) else ""
-        with store.cold.read() as snapshot:
-            info = snapshot.info(name)
-            before = {} if info is None else snapshot.segments(info.prefix)
-        job = Job(
-            os.fsencode(store.root),
-            store.generation,
-            name,
-            int.from_bytes(os.urandom(8)) >> 1,
-            inputs,
-            unsealed,
-            (os.cpu_count() or 1) if awaited else 1,
-            awaited,
-            EngineOptions(engine, vector.index, vector.m, vector.ef_construction),
-        )
-        # Whatever ends this early may leave files behind.
-        self._tidy = False
-        built = self._workshop.run(job, progress or (lambda done, total: None))
+        while True:
+            with store.cold.read() as snapshot:
+                info = snapshot.info(name)
+                before = {} if info is None else snapshot.segments(info.prefix)
+            job = Job(
+                os.fsencode(store.root),
+                store.generation,
+                name,
+                int.from_bytes(os.urandom(8)) >> 1,
+                inputs,
+                unsealed,
+                (os.cpu_count() or 1) if awaited else 1,
+                awaited,
+                EngineOptions(engine, vector.index, vector.m, vector.ef_construction),
+            )
+            # Whatever ends this early may leave files behind.
+            self._tidy = False
+            try:
+                built = self._workshop.run(job, progress or (lambda done, total: None))
+                break
+            except TiermemError:
+                # Another process may have compacted the store, and removed the generation that was to be read.
+                newest = generations.current(store.root)
+                if newest <= job.generation:
+                    raise
+                store.move_to(newest)
         gone = inputs if publish(store, name, job, built, before) else [job.number]
         for number in gone:
             for path in (self.shelf.rows_path(number), self.shelf.graph_path(number)):

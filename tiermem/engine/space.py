@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tiermem.codec.frame import STREAM
 from tiermem.codec.operation import PUT, Operation
 from tiermem.codec.serialize import decoder
+from tiermem.engine.reentry import refuse_reentry
 from tiermem.errors import EncodingError
 from tiermem.tiers.hot import Table
 from tiermem.types import check_namespace
@@ -83,6 +84,8 @@ class Spaces(dict[str, Space]):
 
     def __missing__(self, name: str) -> Space:
         check_namespace(name)
+        if self._store.lock.locked():
+            refuse_reentry(self._store.lock)
         with self._store.lock:
             return self.setdefault(name, Space(name))
 

@@ -26,6 +26,7 @@ from tiermem.engine.indexing import Indexing
 from tiermem.engine.journals import Journals
 from tiermem.engine.latency import Histogram
 from tiermem.engine.loader import Loader
+from tiermem.engine.reentry import refuse_reentry
 from tiermem.engine.space import Decode, Space, Spaces, Tables
 from tiermem.errors import ClosedError, EncodingError, ReadOnlyError, TiermemError
 from tiermem.policy.eviction import DEFAULT
@@ -57,7 +58,7 @@ class Store:
         self.embedder = embedder
         self.read_only = read_only
         self.lock = threading.Lock()
-        self.commit_lock = threading.Lock()
+        self.commit_lock = threading.RLock()
         self.move_lock = threading.Lock()
         self.closed = False
         self.users = 0
@@ -114,6 +115,12 @@ class Store:
         lanes = [] if self._sealer is None else self._sealer.lanes
         return [*self.degraded.values(), *(trouble for lane in lanes for trouble in lane.failed.values())]
 
+    @property
+    def interval(self) -> float:
+        """Seconds that a write may wait to be committed: fewer where other clients wait to see it."""
+        cold = self.config.cold
+        return min(cold.sync_interval, cold.share_interval) if self.control.shared else cold.sync_interval
+
     def stop_sealing(self) -> None:
         """End what builds segments, if anything does."""
         if self._sealer is not None:
@@ -141,6 +148,8 @@ class Store:
         Without `rouse` the caller sees to it that it is committed.
         """
         while True:
+            if self.lock.locked():
+                refuse_reentry(self.lock)
             with self.lock:
                 journal = self.journal
                 if journal is not None:
@@ -174,6 +183,8 @@ class Store:
     def submit_all(self, drafts: Sequence[Draft]) -> list[int]:
         """Journal several operations as one frame, all or nothing; their versions."""
         while True:
+            if self.lock.locked():
+                refuse_reentry(self.lock)
             with self.lock:
                 journal = self.journal
                 if journal is not None:
@@ -274,7 +285,7 @@ class Store:
     def after_fork(self) -> None:
         """In the child: let go of all that is the parent's. The caller opens the store again."""
         self.lock = threading.Lock()
-        self.commit_lock = threading.Lock()
+        self.commit_lock = threading.RLock()
         self.move_lock = threading.Lock()
         self.control.close(forked=True)
         if self.journal is not None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from typing import TYPE_CHECKING
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 from tiermem.engine import generations
 from tiermem.errors import CorruptionError
@@ -20,21 +21,31 @@ class Transaction:
     def __init__(self, store: Store, sampler: Sampler) -> None:
         self._store = store
         self._sampler = sampler
-        self._stack = ExitStack()
+        self._write: AbstractContextManager[Any] = nullcontext()
 
     def __enter__(self) -> Writer:
+        try:
+            return self._begin()
+        except BaseException:
+            # An interrupt, too, must not leave a transaction open: it would hold up every writer.
+            self._write.__exit__(*sys.exc_info())
+            raise
+
+    def _begin(self) -> Writer:
         store = self._store
         config = store.config
         while True:
             cold = store.cold
-            txn = self._stack.enter_context(cold.write())
+            self._write = cold.write()
+            txn = self._write.__enter__()
             writer = Writer(cold, txn, store.compressor, config.vector.metric, self._sampler)
             moved = writer.identity().moved_to
             if not moved:
                 self._wipe(writer)
                 return writer
             # Another process has compacted: this environment is a relic, and takes no more writes.
-            self._stack.close()
+            self._write.__exit__(None, None, None)
+            self._write = nullcontext()
             store.move_to(max(moved, generations.current(store.root)))
 
     def _wipe(self, writer: Writer) -> None:
@@ -56,4 +67,4 @@ class Transaction:
                 journal.wipe(generation)
 
     def __exit__(self, *args: object) -> bool | None:
-        return self._stack.__exit__(*args)  # type: ignore[arg-type]  # the arguments are handed through
+        return self._write.__exit__(*args)  # type: ignore[arg-type]  # the arguments are handed through

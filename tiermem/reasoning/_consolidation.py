@@ -26,8 +26,9 @@ _BLOCK: Final = 2048
 class Upkeep:
     """When `consolidate` merges, links and retires lessons.
 
-    duplicate: cosine from which two lessons of one kind and action are one. contradiction: cosine from which a success
-    and a failure of one action contradict each other. weakest: reliability below which a lesson is retired; 0: never.
+    duplicate: cosine from which two lessons of one kind and action are one, with all that are so linked. contradiction:
+    cosine from which a success and a failure of one action contradict each other. weakest: reliability below which a
+    lesson is retired; 0: never.
     stale_after: seconds without new evidence or use after which it is retired; None: never.
     """
 

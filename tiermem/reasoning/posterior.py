@@ -116,6 +116,8 @@ def _check(hits: float, trials: float) -> None:
 # The same few counts come again and again: there are some hundred pairs up to twenty steps.
 @lru_cache(maxsize=4096)
 def _incomplete_beta(a: float, b: float, x: float) -> float:
+    if not (0 < a < math.inf and 0 < b < math.inf):
+        raise InvalidArgument(f"there is no Beta({a!r}, {b!r})")
     if x in (0.0, 1.0):
         return x
     if x > (a + 1) / (a + b + 2):
@@ -132,8 +134,8 @@ def _incomplete_beta(a: float, b: float, x: float) -> float:
             c = _apart(1 + term / c)
             fraction *= c * d
         if abs(c * d - 1) < _PRECISION:
-            break
-    return min(1.0, math.exp(scale) * fraction / a)
+            return min(1.0, math.exp(scale) * fraction / a)
+    raise InvalidArgument(f"Beta({a!r}, {b!r}) is too narrow to be computed")
 
 
 def _apart(x: float) -> float:

@@ -1,6 +1,7 @@
 """Conformance suites for what may be passed to tiermem, which need pytest, and tools that crash a store.
 
 `crash`, `faults` and `power` try many points of failure; `trial`, `history` and `disk` are what they are made of.
+`damage` alters the files of a store, `fuzz` the bytes that a decoder is given.
 """
 
 from __future__ import annotations

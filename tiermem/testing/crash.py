@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import count, product
 from pathlib import Path
 from types import FrameType
@@ -43,7 +43,7 @@ Tracer: TypeAlias = Callable[[FrameType, str, Any], Any]
 
 
 def sweep(folder: Path, case: Case, calls: Iterable[str] = CHANGES, *, every: int = 1) -> Iterator[Verdict]:
-    """Kill the client at each numbered call of each name in turn, until it survives; of `every` calls one."""
+    """Kill the client, or the helper, at each numbered call of each name, until it survives; of `every` calls one."""
     for call in calls:
         for number in count(1, every):
             verdict = killed_at(folder, case, Point(call, number))
@@ -54,9 +54,9 @@ def sweep(folder: Path, case: Case, calls: Iterable[str] = CHANGES, *, every: in
 
 
 def killed_at(folder: Path, case: Case, point: Point) -> Verdict:
-    """Kill the client, or a process it has started, at one call; `hit` is false if none of them made it."""
+    """Kill whoever makes a call: the client or what it has started, or the helper; `hit` is false if nobody did."""
     with fresh(folder) as root, Trial(f"killed at {point}", root, case) as trial:
-        return trial.run(lambda child: Strace.killing(child.pid, folder / "strace.log", point))
+        return trial.run(lambda pid: Strace.killing(pid, folder / "strace.log", point))
 
 
 def lines(folder: Path, case: Case, *, every: int, start: int = 1) -> Iterator[Verdict]:
@@ -93,11 +93,11 @@ def _die_at(number: int) -> None:
 
 
 def instants(folder: Path, case: Case, rng: random.Random, *, rounds: int = ROUNDS) -> Iterator[Verdict]:
-    """Kill the client, or a process it has started, at random instants, again and again on one store."""
+    """Kill the client, what it has started, or the helper, at random instants, again and again on one store."""
     known: State = {}
     with fresh(folder) as root:
         for _ in range(rounds):
-            again = Case(case.home, case.durable, case.company, case.index, rng.randrange(2**32), case.length)
+            again = replace(case, seed=rng.randrange(2**32))
             seconds = LONGEST * rng.random() * (10 if case.index else 1)
             with Trial(f"killed after {seconds * 1000:.1f} ms", root, again, known=known) as trial:
                 verdict = trial.run(kill_after=seconds, choose=rng.choice)
@@ -147,6 +147,11 @@ def _cases(seed: int, *, company: Sequence[bool] = BOTH, index: bool = False, le
     ]
 
 
+def _helped(seed: int) -> list[Case]:
+    """Two clients, of which the second has hired the helper that is killed."""
+    return [Case(HOMES[-1], durable, company=True, seed=seed * 2 + durable, helper=True) for durable in BOTH]
+
+
 def _in_turn(streams: list[Iterator[Verdict]]) -> Iterator[Verdict]:
     while streams:
         for stream in list(streams):
@@ -158,11 +163,13 @@ def _in_turn(streams: list[Iterator[Verdict]]) -> Iterator[Verdict]:
 
 
 def _killed(folder: Path, seed: int) -> Iterator[Verdict]:
-    return _in_turn([sweep(folder / str(number), case) for number, case in enumerate(_cases(seed))])
+    cases = _cases(seed) + _helped(seed)
+    return _in_turn([sweep(folder / str(number), case) for number, case in enumerate(cases)])
 
 
 def _killed_at_random(folder: Path, seed: int) -> Iterator[Verdict]:
-    return _in_turn([instants(folder / str(n), case, random.Random(case.seed)) for n, case in enumerate(_cases(seed))])
+    cases = _cases(seed) + _helped(seed)
+    return _in_turn([instants(folder / str(n), case, random.Random(case.seed)) for n, case in enumerate(cases)])
 
 
 def _killed_at_lines(folder: Path, seed: int) -> Iterator[Verdict]:

@@ -239,6 +239,9 @@ class Disk:
             return
         flags = call.arguments
         file = place[0].names().get(place[1])
+        if file is None and "O_CREAT" not in flags:
+            # A FIFO: everything else was made by a call that is recorded. It holds nothing.
+            return
         if file is None:
             file = _File()
             place[0].pending.append((place[1], file))

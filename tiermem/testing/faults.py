@@ -43,7 +43,7 @@ def sweep(
 
 def _failed_at(folder: Path, case: Case, point: Point, error: str) -> Verdict:
     with fresh(folder) as root, Trial(f"{error} at {point}", root, case, faults=True) as trial:
-        verdict = trial.run(lambda child: Strace.failing(child.pid, folder / "strace.log", point, error))
+        verdict = trial.run(lambda pid: Strace.failing(pid, folder / "strace.log", point, error))
     return _named(verdict) if error == "ENOSPC" else verdict
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -52,32 +52,40 @@ class Step(NamedTuple):
         return self.verb in ("swap", "durable", "flush", "compact", "large") or (self.verb == "batch" and self.args[1])
 
 
-def steps(seed: int, *, durable: bool = False, index: bool = False) -> Iterator[Step]:
+def steps(
+    seed: int,
+    *,
+    durable: bool = False,
+    index: bool = False,
+    under: str = "",
+    weights: Mapping[str, int] = WEIGHTS,
+) -> Iterator[Step]:
     """An endless sequence of operations that follows from the seed.
 
     durable: every plain put asks for `durable=True`. index: many vectors, and now and then segments are made of them.
+    under: what the names of all namespaces begin with. weights: how often each verb comes up.
     """
     rng = random.Random(seed)
-    weights = dict(WEIGHTS)
+    names = tuple(under + name for name in NAMES)
     if index:
-        weights.update(vector=120, index=12)
+        weights = {**weights, "vector": 120, "index": 12}
     verbs, shares = list(weights), list(weights.values())
     number = 0
     while True:
         number += 1
         mark = f"{seed}:{number}"
-        name, key = rng.choice(NAMES), f"k{rng.randrange(12):02d}"
+        name, key = rng.choice(names), f"k{rng.randrange(12):02d}"
         verb = rng.choices(verbs, shares)[0]
         if verb in ("put", "sized"):
             size = 0 if verb == "put" else rng.choice((10, 200, 3000))
             yield Step("durable" if durable else "put", (name, key, [mark, rng.randbytes(size).hex()]))
         elif verb == "batch":
-            writes: list[list[Any]] = [["put", other, f"batch{number % 3}", mark] for other in NAMES]
+            writes: list[list[Any]] = [["put", other, f"batch{number % 3}", mark] for other in names]
             writes += [["delete", name, key], ["put", name, f"k{rng.randrange(12):02d}", mark]]
             yield Step("batch", (writes, durable))
         elif verb == "vector":
             vector = [float(rng.randrange(1, 100)) for _ in range(4)]
-            yield Step("vector", (f"v{rng.randrange(60 if index else 8):02d}", mark, vector))
+            yield Step("vector", (under + VECTORS, f"v{rng.randrange(60 if index else 8):02d}", mark, vector))
         elif verb == "swap":
             yield Step("swap", (name, f"s{rng.randrange(3)}", mark))
         elif verb == "large":
@@ -85,11 +93,13 @@ def steps(seed: int, *, durable: bool = False, index: bool = False) -> Iterator[
         elif verb == "delete":
             yield Step("delete", (name, key))
         elif verb == "append":
-            yield Step("append", (STREAM, mark))
+            yield Step("append", (under + STREAM, mark))
         elif verb == "drop":
             yield Step("drop", (name,))
-        elif verb in ("flush", "compact", "index"):
+        elif verb in ("flush", "compact"):
             yield Step(verb)
+        elif verb == "index":
+            yield Step(verb, (under + VECTORS,))
         else:
             yield Step(verb, (name, key, mark))
 
@@ -114,7 +124,7 @@ def perform(mem: Memory, step: Step) -> None:
     elif verb == "append":
         mem.append(*args)
     elif verb == "vector":
-        mem.put(VECTORS, args[0], args[1], vector=args[2])
+        mem.put(*args[:3], vector=args[3])
     elif verb == "swap":
         record = mem.get_record(args[0], args[1])
         mem.put(*args, if_version=record.version if record else 0)
@@ -124,8 +134,8 @@ def perform(mem: Memory, step: Step) -> None:
         mem.flush()
     elif verb == "compact":
         mem.compact()
-    elif verb == "index" and VECTORS in mem.namespaces():
-        mem.build_index(VECTORS)
+    elif verb == "index" and args[0] in mem.namespaces():
+        mem.build_index(*args)
 
 
 def after(state: State, step: Step) -> State:
@@ -147,7 +157,7 @@ def after(state: State, step: Step) -> State:
     elif verb == "append":
         put(args[0], args[1], args[1])
     elif verb == "vector":
-        put(VECTORS, args[0], [args[1], args[2]])
+        put(args[0], args[1], [args[2], args[3]])
     elif verb == "drop":
         made.pop(args[0], None)
     elif verb not in ("flush", "compact", "index"):
@@ -155,16 +165,19 @@ def after(state: State, step: Step) -> State:
     return {name: records for name, records in made.items() if records}
 
 
-def contents(mem: Memory, *, beside: str = "company") -> State:
+def contents(mem: Memory, *, beside: str = "company", under: str = "") -> State:
     """What a store holds, asked for in several ways, which must agree; the namespace `beside` is left out.
+
+    under: what the names of the namespaces begin with.
 
     Raises:
         AssertionError: `get`, `scan`, `count` and `search_similar` do not agree.
     """
     found: State = {}
-    for name in mem.namespaces():
+    for name in mem.namespaces(under):
         if name == beside:
             continue
+        kind = name.removeprefix(under)
         records = list(mem.scan(name))
         assert mem.count(name) == len(records), f"count({name!r}) is {mem.count(name)}, a scan finds {len(records)}"
         for one, other in pairwise(records):
@@ -172,12 +185,12 @@ def contents(mem: Memory, *, beside: str = "company") -> State:
         for record in records:
             value = mem.get(name, record.key)
             assert value == record.value, f"{name}/{record.key}: get finds {value!r}, a scan {record.value!r}"
-        if name == VECTORS and records:
+        if kind == VECTORS and records:
             hits = mem.search_similar(name, [1.0, 1.0, 1.0, 1.0], k=1000)
             assert {(hit.key, hit.version) for hit in hits} == {(r.key, r.version) for r in records}, "search differs"
             found[name] = {r.key: [r.value, [] if r.vector is None else r.vector.tolist()] for r in records}
         elif records:
-            found[name] = {record.value if name == STREAM else record.key: record.value for record in records}
+            found[name] = {record.value if kind == STREAM else record.key: record.value for record in records}
             assert len(found[name]) == len(records), f"a record of {name!r} is there twice"
     return found
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
+import signal
+import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Final
 
+from tiermem.engine.assistant import LOCK
 from tiermem.testing.children import Child
 from tiermem.testing.disk import CALLS, FLAGS, Disk
 from tiermem.testing.history import State, after
 from tiermem.testing.strace import CHANGES, Point, Strace
-from tiermem.testing.trial import Case, Trial, Verdict, client, fresh
+from tiermem.testing.trial import PAUSE, Case, Trial, Verdict, client, fresh
+from tiermem.tiers.filelock import holder
 from tiermem.tiers.journal import HEADER_BYTES
 
 KEPT: Final = (0.0, 0.5, 0.9, 1.0)
@@ -43,6 +49,11 @@ def cut(folder: Path, case: Case, point: Point) -> Iterator[Verdict]:
         tracer = Strace(child.pid, log, calls=CALLS, more=[*FLAGS, *inject])
         child.start()
         hung = not child.finish()
+        if (helper := holder(place / "store" / LOCK)) > 0:
+            # The power goes for it too, while whatever it does is still recorded.
+            os.kill(helper, signal.SIGKILL)
+            while holder(place / "store" / LOCK):
+                time.sleep(PAUSE)
         tracer.stop()
         if child.messages and child.messages[-1].get("done") and not hung:
             child.leave()
@@ -52,8 +63,8 @@ def cut(folder: Path, case: Case, point: Point) -> Iterator[Verdict]:
         disk.replay(log)
         for kept in KEPT:
             rng = random.Random(f"{point} {kept}")
-            image = folder / "image"
-            shutil.rmtree(image, ignore_errors=True)
+            # A place of its own: the helper of the last one may still be about to leave.
+            image = Path(tempfile.mkdtemp(prefix="image-", dir=folder)) / "disk"
             disk.write(image, rng, kept)
             trial = Trial(f"power cut at {point}, {kept:.0%} of the rest kept", image / "store", case)
             verdict = trial.verdict
@@ -68,7 +79,7 @@ def cut(folder: Path, case: Case, point: Point) -> Iterator[Verdict]:
             if verdict.held:
                 trial.read(rebooted=True)
             yield verdict
-        shutil.rmtree(image, ignore_errors=True)
+            shutil.rmtree(image.parent, ignore_errors=True)
         shutil.rmtree(place, ignore_errors=True)
 
 

@@ -22,6 +22,9 @@ _HIT: Final = re.compile(r"\(INJECTED\)|= \?$|\+\+\+ killed by SIGKILL", re.MULT
 """Of a call that was to be a process's last, strace says that it has no result."""
 
 
+_ATTACHED: Final = re.compile(rb"attached(?: with \d+ threads)?\n")
+
+
 class Point(NamedTuple):
     """The calls of one name, numbered from 1 in each thread, at which something happens."""
 
@@ -68,7 +71,7 @@ class Strace:
         self._process = subprocess.Popen([*command, "-e", "signal=none", *more], stderr=subprocess.PIPE)
         assert self._process.stderr is not None
         end, said = time.monotonic() + PATIENCE, b""
-        while b"attached\n" not in said:
+        while not _ATTACHED.search(said):
             ready = select.select([self._process.stderr], [], [], max(0.0, end - time.monotonic()))[0]
             data = self._process.stderr.read1(4096) if ready else b""  # type: ignore[attr-defined]  # it is buffered
             if not data:

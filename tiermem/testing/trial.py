@@ -16,10 +16,12 @@ from unittest import mock
 
 import tiermem
 from tiermem import ColdConfig, Config, Memory, TiermemError, VectorConfig
-from tiermem.testing.children import Child, Link
+from tiermem.engine.assistant import LOCK
+from tiermem.testing.children import DEADLINE, Child, Link
 from tiermem.testing.history import SOON, Legal, State, Step, contents, perform, steps
 from tiermem.testing.strace import Strace
 from tiermem.tiers import journal
+from tiermem.tiers.filelock import holder
 
 HOMES: Final = ("inline", "thread", "helper")
 """Where commits may be made, by `ColdConfig.committer`."""
@@ -36,6 +38,7 @@ class Case:
 
     home: one of `HOMES`. durable: its puts ask for it. company: a second client lives on beside it. index: it builds
     segments. seed, length: which history, and how many steps of it. lazy: nothing is committed unless it is asked for.
+    helper: what is killed is not the client but the helper process, which the second client has hired.
     """
 
     home: str = "inline"
@@ -45,10 +48,11 @@ class Case:
     seed: int = 0
     length: int = 30
     lazy: bool = False
+    helper: bool = False
 
     def __str__(self) -> str:
         words = [self.home, "durable" if self.durable else "plain", "with company" if self.company else "alone"]
-        words += ["with segments"] * self.index + ["lazy"] * self.lazy
+        words += ["with segments"] * self.index + ["lazy"] * self.lazy + ["the helper is hit"] * self.helper
         return f"{', '.join(words)}, seed {self.seed}"
 
     @property
@@ -218,6 +222,10 @@ class Trial:
             self._second = Child(lambda link: companion(link, self.root, self.case))
             if not self._second.answer("start"):
                 self._blame(self._second, "the second client")
+        end = time.monotonic() + DEADLINE
+        while self.case.helper and not self.helpers():
+            assert time.monotonic() < end, "the second client has no helper"
+            time.sleep(PAUSE)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -225,9 +233,13 @@ class Trial:
             if child is not None:
                 child.kill()
 
+    def helpers(self) -> list[int]:
+        """The helper process, if there is one; it is nobody's child."""
+        return [pid for pid in [holder(self.root / LOCK)] if pid > 0]
+
     def run(
         self,
-        attach: Callable[[Child], Strace] | None = None,
+        attach: Callable[[int], Strace] | None = None,
         *,
         kill_after: float | None = None,
         before: Callable[[int, Memory], None] | None = None,
@@ -236,8 +248,9 @@ class Trial:
     ) -> Verdict:
         """Let the client run, traced or killed, and judge what is left.
 
+        attach: makes the tracer of a process: the client, or the helper if the case says so.
         first, before: called in the client once it may begin, and before each step.
-        kill_after: seconds until SIGKILL goes to the one `choose` picks of the client and the processes it has started.
+        kill_after: seconds until SIGKILL goes to the one `choose` picks of the client, what it has started, the helper.
         """
         verdict = self.verdict
 
@@ -247,7 +260,7 @@ class Trial:
             client(link, self.root, self.case, before)
 
         self.client = child = Child(body)
-        tracer = None if attach is None else attach(child)
+        tracer = None if attach is None else attach(self.helpers()[0] if self.case.helper else child.pid)
         child.start()
         try:
             if kill_after is None:
@@ -255,9 +268,13 @@ class Trial:
             else:
                 verdict.hit = child.listen(kill_after)
                 if verdict.hit:
-                    pids = [child.pid, *started_by(child.pid)]
-                    victim = choose(pids)
-                    os.kill(victim, signal.SIGKILL)
+                    helpers = self.helpers()
+                    pids = helpers if self.case.helper else [child.pid, *started_by(child.pid), *helpers]
+                    # A helper may have gone, until the next one is hired; then nobody is killed.
+                    verdict.hit = bool(pids)
+                    with suppress(ProcessLookupError):
+                        if pids:
+                            os.kill(choose(pids), signal.SIGKILL)
                 verdict.hung = not child.finish()
         finally:
             if tracer is not None:

@@ -35,8 +35,8 @@ _HELPER: Final = 24
 """One more than the slot of the helper process; 0 if there is none."""
 _ANNOUNCED: Final = 32
 _SLOT_BITS: Final = 9
-_HASTE: Final = 40
-"""1 from when a client wants what it has journaled committed at once until the helper begins to."""
+HASTE: Final = 40
+"""1 from when a client wants what it has journaled committed at once until the helper looks for that."""
 _FIRST_ROW: Final = _HEADER_BYTES // 8
 _TIME: Final = 0
 _LOCK: Final = 1
@@ -58,6 +58,8 @@ _BLIND_NAP: Final = 0.02
 _DOZE: Final = 0.001
 _LAST_NAP: Final = 5.0
 """Seconds that closing waits for who sleeps; after that the descriptor is left to the end of the process."""
+_MOMENT: Final = 0.25
+"""Seconds for which the number of clients is believed to stay the same."""
 _FLOAT: Final = struct.Struct("=d")
 _WORD: Final = struct.Struct("=Q")
 
@@ -113,6 +115,8 @@ class Control:
         self._sleepers_lock = threading.Lock()
         self._ear = Ear()
         self._closing = False
+        self._counted = -_MOMENT
+        self._shared = False
         if not self._usable():
             if read_only:
                 raise CorruptionError(f"{self.path} is missing or damaged; opening the store for writing mends it")
@@ -214,18 +218,9 @@ class Control:
         slot = self.helper
         if haste:
             # First: it looks at the word after it has said that it sleeps.
-            self.words[_HASTE] = 1
+            self.words[HASTE] = 1
         if slot >= 0 and self._map[_WAITING + slot] in ((_DOZING, _PAUSING) if haste else (_DOZING,)):
             self._ring(slot)
-
-    @property
-    def haste(self) -> bool:
-        """A client wants a commit at once; who commits sets it to False before it looks at what is journaled."""
-        return self.words[_HASTE] != 0
-
-    @haste.setter
-    def haste(self, wanted: bool) -> None:
-        self.words[_HASTE] = int(wanted)
 
     def even(self, counter: int) -> None:
         """This client has read everything up to where the counter stood.
@@ -250,6 +245,17 @@ class Control:
             word = self.words[_FIRST_ROW + slot * _ROW_WORDS + _TIME]
             lowest = min(lowest, _FLOAT.unpack(_WORD.pack(word))[0] if word else -math.inf)
         return -math.inf if lowest == math.inf else lowest
+
+    @property
+    def shared(self) -> bool:
+        """Whether more than one client, the helper not counted, had the store open a moment ago."""
+        now = time.monotonic()
+        if now >= self._counted + _MOMENT:
+            self._counted = now
+            # Where the directory is gone, whoever commits says so.
+            with contextlib.suppress(OSError):
+                self._shared = len({*self.live()} - {self.helper}) > 1
+        return self._shared
 
     def _lock_path(self, slot: int) -> Path:
         return self.root / "clients" / f"{slot:03d}.lock"

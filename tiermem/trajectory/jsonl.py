@@ -145,10 +145,11 @@ def _check(told: Trajectory) -> None:
     for name in RESERVED:
         if name in told.metadata:
             raise InvalidArgument(f"metadata: {name!r} is a field of its own")
-    times = [told.started, *(step.at for step in told.steps)]
-    times += [told.finished] if told.finished is not None else []
-    if any(later < earlier for earlier, later in pairwise(times)):
-        raise InvalidArgument("the times of start, steps and end fall")
+    # Not that they rise from step to step: two that resumed it at once have clocks of their own.
+    if any(at is not None and at < told.started for at in (told.finished, *(step.at for step in told.steps))):
+        raise InvalidArgument("a step or the end lies before the start")
+    if len({step.id for step in told.steps}) < len(told.steps):
+        raise InvalidArgument("two steps have one id")
     for step in told.steps:
         known = [step.at, *(outcome.resolved_at for outcome in step.outcomes)]
         if any(later < earlier for earlier, later in pairwise(known)):

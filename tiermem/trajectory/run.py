@@ -38,7 +38,7 @@ class Run:
         self._process = os.getpid()
 
     def __repr__(self) -> str:
-        return f"<tiermem.Run {self.id!r} of {self.agent!r}, {self._number} steps>"
+        return f"<Run {self.id!r} of {self.agent!r}, {self._number} steps>"
 
     def step(
         self,

@@ -34,8 +34,7 @@ def view(mem: Memory, places: Places, head: Record, as_of: float) -> Trajectory 
     judgements: list[Judgement] = []
     end: Record | None = None
     prefix = f"{head.key}/"
-    # Steps first: an outcome that comes in between belongs to a step that is shown, or to none of them.
-    taken = [record for record in mem.scan(places.steps, prefix) if record.at <= as_of]
+    # Facts before steps: what is told in between may be missing, but no step that an end or an outcome came after.
     for fact in mem.scan(places.facts, prefix):
         if fact.at > as_of:
             break
@@ -47,6 +46,7 @@ def view(mem: Memory, places: Places, head: Record, as_of: float) -> Trajectory 
         elif end is None:
             end = fact
     finish = {} if end is None else end.value
+    taken = (record for record in mem.scan(places.steps, prefix) if record.at <= as_of)
     return Trajectory(
         head.key,
         head.metadata["agent"],

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from weakref import ref
 
 import lmdb
 
@@ -148,36 +148,36 @@ def _no_room(path: Path) -> bool:
 class _Reading(Snapshot):
     """A snapshot and its transaction, counted so that the environment is never closed under it."""
 
-    __slots__ = ()
+    __slots__ = ("__weakref__", "_mark")
 
     def __init__(self, env: ColdEnv) -> None:
         self.env = env
 
     def __enter__(self) -> Snapshot:
         env = self.env
-        env.readers.add(self)
+        # It goes with this object, wherever an interrupt may come: in here, or before `__exit__`.
+        self._mark = ref(self, env.readers.discard)
+        env.readers.add(self._mark)
         while env.closing:
-            env.readers.discard(self)
+            env.readers.discard(self._mark)
             if not env.paused:
                 raise ClosedError("the store was closed")
             time.sleep(_PAUSE)
-            env.readers.add(self)
+            env.readers.add(self._mark)
         # Not before: after a fork the environment was opened anew, with other handles.
         self.dbs = env.dbs
         try:
             self.txn = env.begin(buffers=True)
         except lmdb.Error as exc:
-            env.readers.discard(self)
+            env.readers.discard(self._mark)
             if env.mend(exc):
                 return self.__enter__()
             raise translate(exc, env.path) from exc
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, exc: BaseException | None, trace: object) -> None:
         self.txn.abort()
-        self.env.readers.discard(self)
+        self.env.readers.discard(self._mark)
         if isinstance(exc, lmdb.Error):
             raise translate(exc, self.env.path) from exc
 

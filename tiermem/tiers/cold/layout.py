@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from typing import Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
@@ -43,10 +43,8 @@ OP_PUT, OP_DELETE, OP_EXPIRE, OP_DROP = range(4)
 
 U32: Final = struct.Struct(">I")
 U64: Final = struct.Struct(">Q")
-FLOOR: Final = struct.Struct("<QQ?")
-"""Version, the version its client gave, decided."""
-MARK: Final = struct.Struct("<4Q")
-"""Id and applied position of a slot's journal, and of the one it replaces until that is done."""
+_FLOOR: Final = struct.Struct("<QQ?")
+_MARK: Final = struct.Struct("<4Q")
 _STATE: Final = struct.Struct("<8Q")
 
 
@@ -73,10 +71,7 @@ class State(msgspec.Struct):
     @classmethod
     def unpack(cls, data: bytes | memoryview) -> State:
         """The state in a sealed row; CorruptionError if it is damaged."""
-        payload = unseal(b"state", data)
-        if len(payload) != _STATE.size:
-            raise CorruptionError("the state row has the wrong length")
-        return cls(*_STATE.unpack(payload))
+        return cls(*_fixed(_STATE, b"state", data))
 
 
 class NamespaceInfo(msgspec.Struct):
@@ -147,6 +142,15 @@ class SegmentInfo(msgspec.Struct):
         return [at * 8 + bit for at, byte in places for bit in range(8) if byte >> bit & 1]
 
 
+class Mark(NamedTuple):
+    """How far a slot's journal is applied, and the one it replaces until that is done (then the same)."""
+
+    journal: int
+    position: int
+    before: int
+    before_position: int
+
+
 LogEntry = tuple[str, str, int, int]
 """(namespace, key, op, version)."""
 LogRow = tuple[list[str], list[tuple[int, str, int, int]]]
@@ -191,11 +195,57 @@ def unpack_log_row(key: bytes, data: bytes | memoryview) -> LogRow:
     return row
 
 
+def pack_floor(key: bytes, version: int, given: int, decided: bool) -> bytes:
+    """The sealed row of a floor: version, the version its client gave, decided."""
+    return seal(key, _FLOOR.pack(version, given, decided))
+
+
+def unpack_floor(key: bytes, data: bytes | memoryview) -> tuple[int, int, bool]:
+    """What `pack_floor` was given; CorruptionError if it is damaged."""
+    version, given, decided = _fixed(_FLOOR, key, data)
+    return version, given, decided
+
+
+def pack_mark(key: bytes, mark: Mark) -> bytes:
+    """The sealed row of a slot's journals."""
+    return seal(key, _MARK.pack(*mark))
+
+
+def unpack_mark(key: bytes, data: bytes | memoryview) -> Mark:
+    """What `pack_mark` was given; CorruptionError if it is damaged."""
+    return Mark(*_fixed(_MARK, key, data))
+
+
+def segment_number(key: bytes) -> int:
+    """The number in the key of a segment's row; CorruptionError if it is none."""
+    if len(key) != U32.size + U64.size:
+        raise CorruptionError(f"key {key!r} is no segment's")
+    return int(U64.unpack_from(key, U32.size)[0])
+
+
+def text(raw: bytes) -> str:
+    """A name or a key as LMDB holds it; CorruptionError if it is no text.
+
+    Where the row behind it is empty there is no checksum to tell.
+    """
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as exc:
+        raise CorruptionError(f"key {raw!r} is no UTF-8") from exc
+
+
+def _fixed(shape: struct.Struct, key: bytes, data: bytes | memoryview) -> tuple[Any, ...]:
+    payload = unseal(key, data)
+    if len(payload) != shape.size:
+        raise CorruptionError(f"row {key!r} is intact but of {len(payload)} bytes, not {shape.size}")
+    return shape.unpack(payload)
+
+
 def _open(decoder: msgspec.msgpack.Decoder[_T], key: bytes, data: bytes | memoryview) -> _T:
     payload = unseal(key, data)
     try:
         return decoder.decode(payload)
-    except msgspec.MsgspecError as exc:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
         raise CorruptionError(f"row {key!r} is intact but cannot be read: {exc}") from exc
 
 

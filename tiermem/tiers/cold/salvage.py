@@ -16,7 +16,6 @@ from tiermem.codec.frame import HAS_VECTOR, RAW, Frame, peek, seal, unpack_frame
 from tiermem.errors import CorruptionError, IncompatibleFormatError, InvalidNamespace
 from tiermem.tiers.cold.layout import (
     DATABASES,
-    MARK,
     OP_DROP,
     OP_PUT,
     U32,
@@ -27,6 +26,7 @@ from tiermem.tiers.cold.layout import (
     unpack_identity,
     unpack_info,
     unpack_log_row,
+    unpack_mark,
 )
 from tiermem.tiers.cold.pages import Hole, Leaf, Meta, PageFile, Tree
 from tiermem.types import check_namespace
@@ -84,6 +84,12 @@ def _is_number(key: bytes, row: bytes, fits: Callable[[bytes], bool]) -> None:
         raise CorruptionError("not a row under a number")
 
 
+def _is_mark(key: bytes, row: bytes) -> None:
+    unpack_mark(key, row)
+    if len(key) != U32.size:
+        raise CorruptionError("not a row under a number")
+
+
 def _is_vector(key: bytes, row: bytes) -> None:
     unpack_vector(key, row)
     if len(key) < 5 or len(row) < 20:
@@ -95,7 +101,7 @@ _SHAPES: Final[tuple[tuple[str, Callable[[bytes, bytes], object]], ...]] = (
     ("log", _is_log),
     ("dictionaries", lambda key, row: _is_number(key, row, lambda data: data[:4] == _ZSTD_DICTIONARY)),
     ("names", lambda key, row: _is_number(key, row, _valid)),
-    ("marks", lambda key, row: _is_number(key, row, lambda data: len(data) == MARK.size)),
+    ("marks", _is_mark),
     ("namespaces", unpack_info),
     ("cursors", unpack_cursor),
     ("vectors", _is_vector),

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from tiermem.codec.frame import Frame, Value, unpack_frame, unpack_value, unpack_vector, unseal
 from tiermem.errors import CorruptionError, IncompatibleFormatError
 from tiermem.tiers.cold.layout import (
-    MARK,
     OPS,
     U32,
     U64,
@@ -20,6 +19,7 @@ from tiermem.tiers.cold.layout import (
     unpack_identity,
     unpack_info,
     unpack_log_row,
+    unpack_mark,
 )
 from tiermem.tiers.cold.view import SegmentView
 
@@ -124,15 +124,15 @@ class Snapshot(SegmentView):
             if journal_id == 0 or head == 0:
                 return 0
             raise CorruptionError(f"journal {slot:03d} holds writes, and its position is not known")
-        marked, position, before, before_position = MARK.unpack(unseal(key, row))
-        if journal_id == marked:
-            return int(position)
-        if journal_id == before:
-            return int(before_position)
+        mark = unpack_mark(key, row)
+        if journal_id == mark.journal:
+            return mark.position
+        if journal_id == mark.before:
+            return mark.before_position
         raise CorruptionError(f"journal {slot:03d} is not the one that was in service there")
 
 
 def marked(snapshot: Snapshot) -> set[int]:
     """The slots whose journals have been in service, beginning ones left out."""
     rows = snapshot.rows(snapshot.dbs.marks)
-    return {U32.unpack(key)[0] for key, row in rows if MARK.unpack(unseal(key, row))[2]}
+    return {U32.unpack(key)[0] for key, row in rows if unpack_mark(key, row).before}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tiermem.codec.frame import NEVER, intact, peek, seal, unseal
-from tiermem.tiers.cold.layout import OP_EXPIRE, U32, U64, expiry_key
+from tiermem.tiers.cold.layout import OP_EXPIRE, U32, U64, expiry_key, text
 from tiermem.tiers.cold.writer import Writer
 
 
@@ -30,7 +30,7 @@ def sweep(w: Writer, now: float, limit: int) -> int:
             continue
         prefix = key[:4]
         if prefix not in names:
-            names[prefix] = unseal(prefix, w.txn.get(prefix, db=w.dbs.names)).decode()
+            names[prefix] = text(unseal(prefix, w.txn.get(prefix, db=w.dbs.names)))
         info = w.live(names[prefix])
         if info is None or info.prefix != prefix:
             # Of a dropped namespace: `collect` takes it.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tiermem.codec.frame import HAS_VECTOR, VECTOR_HEAD, Outline, check_vector, unpack_outline, vector_version
 from tiermem.errors import CorruptionError
-from tiermem.tiers.cold.layout import U64, SegmentInfo, successor, unpack_segment
+from tiermem.tiers.cold.layout import SegmentInfo, segment_number, successor, text, unpack_segment
 
 if TYPE_CHECKING:
     from tiermem.tiers.cold.env import ColdEnv
@@ -109,12 +109,12 @@ class SegmentView(View):
 
     def segments(self, prefix: bytes) -> dict[int, SegmentInfo]:
         """The published segments of a namespace by id."""
-        return {U64.unpack(key[4:])[0]: unpack_segment(key, row) for key, row in self.rows(self.dbs.segments, prefix)}
+        return {segment_number(key): unpack_segment(key, row) for key, row in self.rows(self.dbs.segments, prefix)}
 
     def segment_numbers(self) -> set[int]:
         """The ids of all published segments of the store."""
-        return {U64.unpack(key[4:])[0] for key, _ in self.rows(self.dbs.segments)}
+        return {segment_number(key) for key, _ in self.rows(self.dbs.segments)}
 
     def unsealed(self, prefix: bytes) -> Iterator[str]:
         """The keys of a namespace whose vectors changed since its segments were published."""
-        return (key[4:].decode() for key, _ in self.rows(self.dbs.unsealed, prefix))
+        return (text(key[4:]) for key, _ in self.rows(self.dbs.unsealed, prefix))

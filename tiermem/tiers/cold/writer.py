@@ -8,13 +8,11 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from tiermem.codec.compress import MAX_DICTIONARY_RECORD, MIN_DICTIONARY_RECORD, Compressor
-from tiermem.codec.frame import DECIDED, HAS_VECTOR, NEVER, STREAM, intact, pack_frame, pack_vector, peek, seal, unseal
+from tiermem.codec.frame import DECIDED, HAS_VECTOR, NEVER, STREAM, intact, pack_frame, pack_vector, peek, seal
 from tiermem.codec.operation import DELETE, PUT, Operation
 from tiermem.errors import CorruptionError
 from tiermem.tiers.cold.layout import (
     CLOCK_SHIFT,
-    FLOOR,
-    MARK,
     OP_DELETE,
     OP_DROP,
     OP_PUT,
@@ -24,9 +22,13 @@ from tiermem.tiers.cold.layout import (
     U64,
     CursorInfo,
     LogEntry,
+    Mark,
     NamespaceInfo,
     expiry_key,
+    pack_floor,
+    pack_mark,
     pack_row,
+    unpack_floor,
 )
 from tiermem.tiers.cold.snapshot import Snapshot
 
@@ -229,7 +231,7 @@ class Writer(Snapshot):
                 above, given, final = head.version, head.given, bool(head.flags & DECIDED)
         elif self.counters.floors and (floor := self.txn.get(key, db=self.dbs.floors)) is not None:
             try:
-                above, given, final = FLOOR.unpack(unseal(key, floor))
+                above, given, final = unpack_floor(key, floor)
             except CorruptionError:
                 above, final = self.counters.highest, True
         elif op.version <= self.counters.horizon:
@@ -331,7 +333,7 @@ class Writer(Snapshot):
         self.wrote = True
         if self.txn.get(key, db=self.dbs.floors) is None:
             self.counters.floors += 1
-        self.txn.put(key, seal(key, FLOOR.pack(version, given, decided)), db=self.dbs.floors)
+        self.txn.put(key, pack_floor(key, version, given, decided), db=self.dbs.floors)
 
     def drop(self, name: str) -> bool:
         """Drop a namespace: gone at once, its rows left to `collect`. True if it existed.
@@ -360,8 +362,8 @@ class Writer(Snapshot):
         if journal_id is None:
             self.txn.delete(key, db=self.dbs.marks)
         else:
-            row = MARK.pack(journal_id, position, *(before or (journal_id, position)))
-            self.txn.put(key, seal(key, row), db=self.dbs.marks)
+            mark = Mark(journal_id, position, *(before or (journal_id, position)))
+            self.txn.put(key, pack_mark(key, mark), db=self.dbs.marks)
 
     def set_cursor(self, name: str, cursor: CursorInfo | None) -> None:
         """Keep a named cursor, or with None forget it."""

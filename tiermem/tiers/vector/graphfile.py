@@ -80,7 +80,10 @@ def load_graph(path: Path, rows: RowFile, rows_seal: int, engine_of: Callable[[s
                 raise CorruptionError(f"segment file {path.name} fails its checksum")
     except OSError as exc:
         raise unreadable(path, exc) from exc
-    engine = engine_of(name.decode())
+    try:
+        engine = engine_of(name.decode())
+    except UnicodeDecodeError as exc:
+        raise CorruptionError(f"segment file {path.name} names no engine") from exc
     try:
         return engine.load(path, rows.dimension, rows.rows, inner_product=rows.about.metric == "dot")
     except TiermemError:

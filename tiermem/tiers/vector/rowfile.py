@@ -177,12 +177,18 @@ class RowFile:
         listed = self._view[start : start + length]
         if xxh3_64_intdigest(listed) != checksum:
             raise self._damage("has a damaged directory")
-        self.about = msgspec.msgpack.decode(listed, type=Directory)
-        self.rows, self.dimension = self.about.rows, self.about.dimension
-        self._load()
+        try:
+            self.about = msgspec.msgpack.decode(listed, type=Directory)
+            self.rows, self.dimension = self.about.rows, self.about.dimension
+            self._load()
+        except (msgspec.MsgspecError, KeyError, ValueError) as exc:
+            raise self._damage(f"is intact, and its directory cannot be followed: {exc}") from exc
 
     def _damage(self, what: str) -> CorruptionError:
         return CorruptionError(f"segment file {self.path.name} {what}")
+
+    def _no_text(self) -> CorruptionError:
+        return self._damage("holds a key that is no text")
 
     def _section(self, name: str, dtype: str | None = None) -> Any:
         offset, length, checksum = self.about.sections[name]
@@ -204,8 +210,18 @@ class RowFile:
         self._heads: memoryview = self._section("heads")
         self._hashes: NDArray[np.uint64] = self._section("hashes", "<u8")
         self._order: NDArray[np.uint32] = self._section("order", "<u4")
+        self._check_shapes()
         names = [name for name in self.about.sections if name.startswith(_COLUMNS)]
         self.columns = Columns({name[len(_COLUMNS) :]: self._section(name) for name in names}, self.rows)
+
+    def _check_shapes(self) -> None:
+        """Nothing that is read by number lies outside its section."""
+        rows, bounds = self.rows, self._bounds
+        each = (self._sums, self.squares, self.versions, self.at, self.expires, self._hashes, self._order)
+        fits = self.dimension > 0 and len(bounds) == 2 * rows + 1 and all(len(values) == rows for values in each)
+        fits = fits and bool(np.all(bounds[1:] >= bounds[:-1])) and int(bounds[-1]) == len(self._heads)
+        if not fits or int(self._order.max(initial=0)) >= max(rows, 1):
+            raise ValueError("its sections do not fit together")
 
     @property
     def nbytes(self) -> int:
@@ -215,13 +231,19 @@ class RowFile:
     def key(self, row: int) -> str:
         """The key of a row."""
         start, end = self._bounds[2 * row : 2 * row + 2].tolist()
-        return str(self._heads[start:end], "utf-8")
+        try:
+            return str(self._heads[start:end], "utf-8")
+        except UnicodeDecodeError as exc:
+            raise self._no_text() from exc
 
     def heads(self, rows: NDArray[np.int64]) -> list[tuple[str, bytes]]:
         """The key and the encoded metadata of each row."""
         bounds = self._bounds[2 * rows[:, None] + _HEAD].tolist()
         heads = self._heads
-        return [(str(heads[start:middle], "utf-8"), bytes(heads[middle:end])) for start, middle, end in bounds]
+        try:
+            return [(str(heads[start:middle], "utf-8"), bytes(heads[middle:end])) for start, middle, end in bounds]
+        except UnicodeDecodeError as exc:
+            raise self._no_text() from exc
 
     def found(self, scored: Sequence[tuple[float, int]]) -> list[Found]:
         """What there is to say of (score, row) pairs."""
@@ -246,7 +268,7 @@ class RowFile:
         bounds = self._bounds[2 * rows[:, None] + _HEAD[:2]].tolist()
         heads = self._heads
         for at, row, (start, end) in zip(likely.tolist(), rows.tolist(), bounds, strict=True):
-            same = str(heads[start:end], "utf-8") == keys[at]
+            same = heads[start:end] == keys[at].encode()
             found[at] = row if same else self._next(keys[at], int(places[at]) + 1, wanted[at])
         return found
 

@@ -1,0 +1,1 @@
+"""What `visibility.py` measures: processes beside each other on one store."""
