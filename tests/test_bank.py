@@ -375,6 +375,20 @@ def test_a_use_counts_for_all_that_took_a_lesson_on(mem: tiermem.Memory, trail: 
     assert [hit[1:] for hit in bank.recall(EAST)] == [hit[1:] for hit in ReasoningBank(mem).recall(EAST)]
 
 
+def test_the_words_of_a_lesson_that_was_taken_on_may_be_said_again(
+    mem: tiermem.Memory, trail: tiermem.Trajectories
+) -> None:
+    thin, late = "Buy when the queue is thin and the spread is wide", "Sell into strength late in the day"
+    runs = [ended(trail, EAST, True) for _ in range(20)]
+    given_ = Given(situation("success", EAST, runs[:12], 1.0), situation("success", [0.98, 0.2, 0.0], runs[12:], 1.0))
+    bank = ReasoningBank(mem, distiller=given_, write=lambda found: late if len(found.evidence) == 12 else thin)
+    bank.learn(runs)
+    assert [one.content for one in bank.distil()] == [late, thin]
+    kept, gone = bank.consolidate()
+    assert (kept.content, gone.merged_into) == (thin, kept.id)
+    assert kept.reason == f"merged with {gone.id}"
+
+
 def test_contradictions_are_linked_and_both_shown(mem: tiermem.Memory, trail: tiermem.Trajectories) -> None:
     runs = [ended(trail, EAST, True) for _ in range(20)]
     distiller = Given(situation("success", EAST, runs[:10], 1.0), situation("failure", EAST, runs[10:], 0.0))

@@ -151,8 +151,9 @@ def _confirmed(
 
 
 def rewritten(one: Written, write: Write, texts: Sequence[Version]) -> Written:
-    """A version with words for the evidence it has now."""
+    """A version with words for the evidence it has now. Those of the lessons it took on are its own."""
     version = one.version
+    others = [other for other in texts if other.lesson not in version.absorbed]
     situation = Situation(
         version.kind,
         version.action,
@@ -162,7 +163,7 @@ def rewritten(one: Written, write: Write, texts: Sequence[Version]) -> Written:
         version.p_value,
         version.observation,
     )
-    text, repeated = worded(write, situation, version.lesson, texts)
+    text, repeated = worded(write, situation, version.lesson, others)
     return Written(replace(version, **text._asdict(), reason=version.reason + _note(repeated)), one.vector)
 
 
