@@ -362,6 +362,7 @@ def write_pairs(served: Served, tag: str) -> int:
             b.put("right", tag, count, vector=[1.0, count, len(tag)])
         mem.put("trail", f"{tag}-{count:06d}", count)
         count += 1
+        time.sleep(0.001)
     return count
 
 
