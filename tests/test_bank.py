@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 import tiermem
 from tiermem.reasoning.bank import ReasoningBank
@@ -16,7 +17,8 @@ from tiermem.reasoning.distill import Distiller, Judged, Situation, Text
 from tiermem.reasoning.inference import Evidence
 from tiermem.reasoning.lesson import Lesson
 from tiermem.reasoning.posterior import Beta
-from tiermem.reasoning.verdict import DirectionHit
+from tiermem.reasoning.verdict import DirectionHit, SuccessLabel
+from tiermem.trajectory.types import StepVerdict
 
 START = 1_000_000.0
 INLINE = tiermem.Config(cold=tiermem.ColdConfig(committer="inline", journal_bytes=2**20, sync_interval=60.0))
@@ -337,6 +339,56 @@ def test_duplicates_are_merged_with_their_evidence_and_uses_and_can_be_parted_ag
     assert [one.status for one in bank.history(small.id)] == ["live", "merged", "live"]
 
 
+def test_a_cosine_of_one_is_reached_by_what_is_the_same(mem: tiermem.Memory, trail: tiermem.Trajectories) -> None:
+    # Rounded to float32, some of these are shorter than 1.
+    for place, vector in enumerate(np.random.default_rng(1).standard_normal((8, 3))):
+        bank = ReasoningBank(
+            mem,
+            distiller=Distiller(similarity=1.0, baseline=0.5),
+            upkeep=tiermem.Upkeep(duplicate=1.0),
+            name=f"bank {place}",
+        )
+        (lesson,) = taught(bank, trail, (vector, 20, 0))
+        (again,) = taught(bank, trail, (vector, 20, 0))
+        assert (again.id, again.support) == (lesson.id, 40)
+
+
+def test_a_use_counts_for_all_that_took_a_lesson_on(mem: tiermem.Memory, trail: tiermem.Trajectories) -> None:
+    runs = [ended(trail, EAST, True) for _ in range(60)]
+    angles = ((0.0, 0, 10), (0.01, 10, 22), (0.5, 22, 60))
+    shapes = [
+        situation("success", np.array([np.cos(angle), np.sin(angle), 0.0], np.float32), runs[start:end], 0.6)
+        for angle, start, end in angles
+    ]
+    bank = ReasoningBank(mem, distiller=Given(*shapes), upkeep=tiermem.Upkeep(duplicate=0.999, weakest=0.0))
+    bank.learn(runs)
+    first, second, third = bank.distil()
+    assert [one.merged_into for one in bank.consolidate()] == [second.id, None]
+    coarse = ReasoningBank(mem, upkeep=tiermem.Upkeep(duplicate=0.8, weakest=0.0))
+    assert [one.merged_into for one in coarse.consolidate()] == [third.id, None]
+    # Parted from the third, which keeps what it took on, the second has the first one's uses, and so has the third.
+    bank.restore(second, 2)
+    assert len(bank.recall(EAST)) == 2
+    bank.used(first, ended(trail, EAST, False))
+    bank.settle()
+    assert [len(hit.lesson.uses) for hit in bank.recall(EAST)] == [1, 1]
+    assert [hit[1:] for hit in bank.recall(EAST)] == [hit[1:] for hit in ReasoningBank(mem).recall(EAST)]
+
+
+def test_the_words_of_a_lesson_that_was_taken_on_may_be_said_again(
+    mem: tiermem.Memory, trail: tiermem.Trajectories
+) -> None:
+    thin, late = "Buy when the queue is thin and the spread is wide", "Sell into strength late in the day"
+    runs = [ended(trail, EAST, True) for _ in range(20)]
+    given_ = Given(situation("success", EAST, runs[:12], 1.0), situation("success", [0.98, 0.2, 0.0], runs[12:], 1.0))
+    bank = ReasoningBank(mem, distiller=given_, write=lambda found: late if len(found.evidence) == 12 else thin)
+    bank.learn(runs)
+    assert [one.content for one in bank.distil()] == [late, thin]
+    kept, gone = bank.consolidate()
+    assert (kept.content, gone.merged_into) == (thin, kept.id)
+    assert kept.reason == f"merged with {gone.id}"
+
+
 def test_contradictions_are_linked_and_both_shown(mem: tiermem.Memory, trail: tiermem.Trajectories) -> None:
     runs = [ended(trail, EAST, True) for _ in range(20)]
     distiller = Given(situation("success", EAST, runs[:10], 1.0), situation("failure", EAST, runs[10:], 0.0))
@@ -351,6 +403,33 @@ def test_contradictions_are_linked_and_both_shown(mem: tiermem.Memory, trail: ti
     ]
     assert "contradicted by" in hit.explain()
     assert bank.consolidate() == []
+
+
+def test_history_does_not_know_what_was_corrected_later(
+    mem: tiermem.Memory, trail: tiermem.Trajectories, clock: tiermem.SimulatedClock
+) -> None:
+    runs = [ended(trail, EAST, True) for _ in range(2)]
+    user = trail.start("a")
+    step = user.step(predicted=1.0)
+    trail.resolve(step, 1.0)
+    user.complete()
+    given_ = Given(situation("success", EAST, runs[:1], 1.0))
+    bank = ReasoningBank(mem, distiller=given_)
+    bank.learn(runs)
+    (lesson,) = bank.distil()
+    bank.used(lesson, user)
+    judging = ReasoningBank(mem, judge=DirectionHit(), distiller=given_)
+    judging.learn(user)
+    given_.situations = [situation("success", EAST, runs, 1.0)]
+    bank.distil()
+    before = bank.history(lesson.id)
+    assert [[use.value for use in one.uses] for one in before] == [[], [1.0]]
+    clock.advance(1.0)
+    trail.resolve(step, -1.0)
+    judging.learn(user)
+    assert [use.value for one in bank.lessons() for use in one.uses] == [0.0]
+    after = bank.history(lesson.id)
+    assert [(one.uses, one.held, one.effect) for one in after] == [(one.uses, one.held, one.effect) for one in before]
 
 
 def test_weak_and_stale_lessons_are_retired_and_history_says_why(
@@ -487,6 +566,88 @@ def test_two_banks_on_a_store_agree(mem: tiermem.Memory, trail: tiermem.Trajecto
     assert apart.recall(EAST) == []
 
 
+class Meanwhile(Distiller):
+    """A distiller during which something happens."""
+
+    calls = 0
+    happens: Callable[[], object] = staticmethod(lambda: None)
+
+    def distil(self, runs: Sequence[Judged]) -> list[Situation]:
+        type(self).calls += 1
+        type(self).happens()
+        return super().distil(runs)
+
+
+def test_what_takes_long_to_find_is_known_from_when_it_was_found(
+    mem: tiermem.Memory, trail: tiermem.Trajectories, clock: tiermem.SimulatedClock
+) -> None:
+    class Slow(Meanwhile):
+        happens = staticmethod(lambda: clock.advance(10.0))
+
+    bank = ReasoningBank(mem, distiller=Slow())
+    bank.learn([ended(trail, EAST, True) for _ in range(20)])
+    (lesson,) = bank.distil()
+    assert (lesson.created_at, lesson.known_at) == (START + 10.0, START + 10.0)
+    assert bank.recall(EAST, as_of=START + 9.0) == [], "at that time there was no lesson yet"
+    assert len(bank.recall(EAST, as_of=START + 10.0)) == 1
+
+
+def test_whoever_takes_long_comes_to_an_end_beside_those_who_are_quick(
+    mem: tiermem.Memory, trail: tiermem.Trajectories
+) -> None:
+    quick = ReasoningBank(mem)
+
+    def learn() -> None:
+        # An end to the test, if there is none to distilling.
+        if Busy.calls < 5:
+            quick.learn(ended(trail, EAST, True))
+
+    class Busy(Meanwhile):
+        happens = staticmethod(learn)
+
+    bank = ReasoningBank(mem, distiller=Busy())
+    quick.learn([ended(trail, EAST, True) for _ in range(20)])
+    (lesson,) = bank.distil()
+    assert (Busy.calls, lesson.support) == (1, 20)
+    assert quick.distil()[0].support == 21
+
+
+def test_lessons_found_meanwhile_are_not_found_twice(mem: tiermem.Memory, trail: tiermem.Trajectories) -> None:
+    other = ReasoningBank(mem)
+
+    class Beaten(Meanwhile):
+        happens = staticmethod(other.distil)
+
+    bank = ReasoningBank(mem, distiller=Beaten())
+    other.learn([ended(trail, EAST, True) for _ in range(20)])
+    assert bank.distil() == []
+    assert (Beaten.calls, len(list(bank.lessons()))) == (2, 1)
+
+
+def test_a_verdict_on_what_was_corrected_meanwhile_is_given_again(
+    mem: tiermem.Memory, trail: tiermem.Trajectories, clock: tiermem.SimulatedClock
+) -> None:
+    other = ReasoningBank(mem, judge=DirectionHit())
+    run = trail.start("a")
+    step = run.step(predicted=1.0, action="go", vector=EAST)
+    trail.resolve(step, 1.0)
+    run.complete()
+    seen: list[Any] = []
+
+    class Thoughtful(DirectionHit):
+        def judge(self, trajectory: tiermem.Trajectory) -> Any:
+            seen.append(trajectory.steps[0].outcome)
+            if len(seen) == 1:
+                clock.advance(1.0)
+                trail.resolve(step, -1.0)
+                other.learn(run)
+            return super().judge(trajectory)
+
+    # The other's verdict, of what was known later, is not replaced by one of what was known before.
+    assert ReasoningBank(mem, judge=Thoughtful()).learn(run) == 0
+    assert seen == [1.0, -1.0]
+
+
 def test_threads_that_tell_and_ask_do_not_disturb_each_other(mem: tiermem.Memory, trail: tiermem.Trajectories) -> None:
     bank = ReasoningBank(mem)
     good, _ = taught(bank, trail, (EAST, 20, 0), (NORTH, 0, 20))
@@ -552,6 +713,50 @@ def test_a_store_that_is_read_only_answers(tmp_path: Path) -> None:
         with pytest.raises(tiermem.ReadOnlyError):
             bank.restore(bank.recall(EAST)[0], 1)
         assert ReasoningBank(mem, name="nothing").recall(EAST) == []
+
+
+def test_a_judge_that_says_what_is_no_verdict_on_the_run_is_refused(
+    mem: tiermem.Memory, trail: tiermem.Trajectories
+) -> None:
+    run, other = ended(trail, EAST, True), ended(trail, EAST, True)
+    read = trail.get(run)
+    assert read is not None
+    right = SuccessLabel().judge(read)
+
+    class Says(NamedTuple):
+        verdict: Any
+
+        def judge(self, trajectory: tiermem.Trajectory) -> Any:
+            return self.verdict
+
+    missing = StepVerdict(f"{run.id}/00000009", "correct", 0.0)
+    for wrong in (
+        None,
+        replace(right, label="good"),
+        replace(right, trajectory=other.id),
+        replace(right, steps=(missing,)),
+    ):
+        with pytest.raises(tiermem.InvalidArgument, match="verdict"):
+            ReasoningBank(mem, judge=Says(wrong)).learn(run)
+    assert mem.count("lessons/log") == 0
+
+
+def test_a_run_that_has_grown_since_it_was_judged_is_to_be_learned_again(
+    mem: tiermem.Memory, trail: tiermem.Trajectories
+) -> None:
+    bank = ReasoningBank(mem)
+    bank.learn([ended(trail, EAST, True) for _ in range(20)])
+    run = trail.start("a")
+    other = trail.resume(run)
+    run.step(vector=EAST, action="go")
+    run.complete(success=True)
+    bank.learn(run)
+    # Against the rules: whoever wrote it before another resumed it must not go on.
+    other.step(vector=EAST, action="go")
+    with pytest.raises(tiermem.InvalidArgument, match=f"{run.id} has grown"):
+        bank.distil()
+    bank.learn(run)
+    assert [lesson.support for lesson in bank.distil()] == [21]
 
 
 def test_a_version_that_is_gone_is_told(mem: tiermem.Memory, trail: tiermem.Trajectories) -> None:

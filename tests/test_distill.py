@@ -88,6 +88,13 @@ def test_evidence_at_the_ends_of_what_is_possible() -> None:
     assert surprise(even([1.0]), 0.0) == 0.0
 
 
+def test_evidence_of_next_to_no_weight_says_next_to_nothing() -> None:
+    # A discount of 0.5 leaves a step that much, a hundred steps before the outcome.
+    far = [Evidence(str(place), 0.0, 0.5**100) for place in range(50)]
+    assert surprise([Evidence("near", 1.0, 1.0), *far], 0.5) == pytest.approx(1.0)
+    assert surprise([Evidence("near", 0.0, 1.0), *(one._replace(value=1.0) for one in far)], 0.5) == pytest.approx(1.0)
+
+
 def test_holm_rejects_step_by_step() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005], 0.95) == [True, False, False, True]
     assert holm([], 0.95) == []

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 import tiermem
 from tiermem import InvalidArgument, RecordNotFound, SimulatedClock, Trajectories, Trajectory, Verdict
@@ -31,7 +32,7 @@ from tiermem.trajectory import run as run_module
 from tiermem.trajectory.jsonl import form
 from tiermem.trajectory.replay import Decision, replay
 from tiermem.trajectory.run import Run
-from tiermem.trajectory.types import Outcome, Step
+from tiermem.trajectory.types import Outcome, Step, StepVerdict
 
 ALWAYS = 1e9
 
@@ -65,6 +66,11 @@ def texts(trajectories: list[Trajectory]) -> list[str]:
 
 def verdict(trajectory: str, label: Any = "correct", known_at: float = 0.0) -> Verdict:
     return Verdict(trajectory, "test", label, 0.0, 1, 1, 0.75, 0.2, 1.0, known_at)
+
+
+def _of_another_step(run: Run) -> Verdict:
+    other = "0" * 16 + "-" + "0" * 23
+    return replace(verdict(run.id), steps=(StepVerdict(f"{other}/00000000", "correct", 0.0),))
 
 
 # ------------------------------------------------------------------------------------------------------ what is kept
@@ -204,6 +210,13 @@ def test_times_that_fall_are_refused_and_change_nothing(trail: Trajectories, clo
         (lambda trail, run, step: trail.resolve(f"{run.id}/00000009", 1.0), RecordNotFound),
         (lambda trail, run, step: trail.record_verdict(verdict("0" * 16 + "-" + "0" * 23)), RecordNotFound),
         (lambda trail, run, step: trail.record_verdict("correct"), InvalidArgument),
+        (lambda trail, run, step: trail.record_verdict(verdict(run.id, "good")), InvalidArgument),
+        (lambda trail, run, step: trail.record_verdict(verdict(run.id, known_at=math.nan)), InvalidArgument),
+        (lambda trail, run, step: trail.record_verdict(replace(verdict(run.id), hits=np.int64(1))), InvalidArgument),
+        (lambda trail, run, step: trail.record_verdict(replace(verdict(run.id), steps=("x",))), InvalidArgument),
+        (lambda trail, run, step: trail.record_verdict(_of_another_step(run)), InvalidArgument),
+        (lambda trail, run, step: trail.list(verdict="corect"), InvalidArgument),
+        (lambda trail, run, step: trail.start("a", metadata=[1]), tiermem.EncodingError),
         (lambda trail, run, step: trail.start(7), InvalidArgument),
         (lambda trail, run, step: trail.start("a", None), InvalidArgument),
         (lambda trail, run, step: trail.start("a", metadata={"agent": "b"}), InvalidArgument),
@@ -475,6 +488,7 @@ def spoil(line: dict[str, Any], place: tuple[Any, ...], value: Any) -> None:
         (("state",), "running"),
         (("finished",), 99.0),
         (("finished",), None),
+        (("finished",), "\ud800"),
         (("metadata",), {"agent": "b"}),
         (("metadata",), {"x": {}}),
         (("steps", 0, "id"), "00000000"),
@@ -484,6 +498,7 @@ def spoil(line: dict[str, Any], place: tuple[Any, ...], value: Any) -> None:
         (("steps", 0, "reward"), {"$float": "nan"}),
         (("steps", 0, "vector"), [1.0]),
         (("steps", 0, "vector"), "[1.0]"),
+        (("steps", 0, "vector"), [1e308, 1.0]),
         (("steps", 0, "observation"), {"$decimal": "many"}),
         (("steps", 0, "outcomes", 0, "value"), None),
         (("steps", 0, "outcomes", 0, "resolved_at"), 99.0),
@@ -543,6 +558,21 @@ def test_a_line_that_contradicts_what_is_there_is_refused(
     spoil(line, place, value)
     file.write_text(json.dumps(line))
     with pytest.raises(InvalidArgument, match=r"line 1: .* says something else"):
+        trail.import_jsonl(file)
+    assert texts(trail.list()) == before
+
+
+def test_a_line_adds_no_step_to_what_has_ended(trail: Trajectories, tmp_path: Path) -> None:
+    run = trail.start("a", at=1.0)
+    run.step(at=1.0)
+    run.complete(at=1.0)
+    file = tmp_path / "x.jsonl"
+    trail.export_jsonl(file)
+    before = texts(trail.list())
+    line = json.loads(file.read_text())
+    line["steps"].append({**line["steps"][0], "id": f"{run.id}/00000001"})
+    file.write_text(json.dumps(line))
+    with pytest.raises(InvalidArgument, match=r"line 1: .* has ended"):
         trail.import_jsonl(file)
     assert texts(trail.list()) == before
 

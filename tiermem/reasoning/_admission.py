@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from tiermem.errors import InvalidArgument
 from tiermem.reasoning._ledger import Admission
 from tiermem.reasoning.distill import Judged
 from tiermem.reasoning.verdict import Judge, SuccessLabel
 from tiermem.trajectory.types import Trajectory, Verdict
+from tiermem.trajectory.views import check_verdict
 
 
 class Recorded:
@@ -17,12 +19,20 @@ class Recorded:
 
 
 def admission(judge: Judge, run: Trajectory) -> Admission:
-    """The verdict of `judge` on a run, as a bank keeps it."""
-    verdict = judge.judge(run)
+    """The verdict of `judge` on a run, as a bank keeps it.
+
+    Raises:
+        InvalidArgument: it is no verdict on that run. Whatever the judge raises.
+    """
+    verdict = check_verdict(judge.judge(run))
+    if verdict.trajectory != run.id:
+        raise InvalidArgument(f"the verdict of {verdict.judge} on trajectory {run.id} is of {verdict.trajectory}")
     success = verdict.success
     places = {step.id: place for place, step in enumerate(run.steps)}
     scores: list[float | None] = [None] * len(run.steps)
     for step in verdict.steps:
+        if step.step not in places:
+            raise InvalidArgument(f"the verdict of {verdict.judge} is of a step that is not there: {step.step}")
         if step.label != "insufficient":
             scores[places[step.step]] = float(step.label == "correct")
     if scores and success is not None and not verdict.steps:
@@ -32,8 +42,14 @@ def admission(judge: Judge, run: Trajectory) -> Admission:
 
 
 def judged_run(run: Trajectory, verdict: Admission) -> Judged:
-    """A run and its verdict, as columns of steps."""
+    """A run and its verdict, as columns of steps.
+
+    Raises:
+        InvalidArgument: it has steps that were not there when it was judged.
+    """
     steps = run.steps
+    if len(steps) != len(verdict.scores):
+        raise InvalidArgument(f"trajectory {run.id} has grown since it was judged: learn it again")
     return Judged(
         run.id,
         verdict.scores,

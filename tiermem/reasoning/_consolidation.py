@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from tiermem.errors import InvalidArgument
 from tiermem.reasoning._ledger import Version, Written, union
-from tiermem.reasoning.cluster import unit_rows
+from tiermem.reasoning.cluster import reachable, unit_rows
 from tiermem.reasoning.inference import surprise
 
 if TYPE_CHECKING:
@@ -178,5 +178,5 @@ def _stacked(lessons: Sequence[Written]) -> FloatArray:
 def _pairs(rows: FloatArray, others: FloatArray, threshold: float) -> Iterator[tuple[int, int]]:
     """(row, other) of those whose cosine is at least `threshold`."""
     for start in range(0, len(rows), _BLOCK):
-        one, other = np.nonzero(rows[start : start + _BLOCK] @ others.T >= threshold)
+        one, other = np.nonzero(rows[start : start + _BLOCK] @ others.T >= reachable(threshold))
         yield from zip((one + start).tolist(), other.tolist(), strict=True)

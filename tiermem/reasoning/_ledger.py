@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from tiermem.clock import to_epoch
 from tiermem.engine.memory import Memory
@@ -136,26 +137,23 @@ class Ledger:
         return found
 
     def append(self, moment: Moment | None, build: Callable[[float, int], Draft]) -> Any:
-        """Write the entry that `build` makes, given when it becomes known and its number; what the draft answers.
+        """Write the entry that `build` makes of the first so many entries, as of a time; what the draft answers.
 
-        It is made of the entries before that number; where somebody else was faster, `build` is called again. An entry
-        that says nothing is not written.
+        It is known from when it is written, which may be long after its building began. Where others wrote meanwhile,
+        it is built again only if that bears on it: otherwise who takes long would never come to an end beside those
+        who are quick. An entry that says nothing is not written.
 
         Raises:
             InvalidArgument: `moment` lies before the last entry, where nothing may be changed any more.
         """
+        draft, seen = None, 0
         while True:
             count = self.refresh()
-            last = self._times[count - 1] if count else None
-            if moment is None:
-                now = self._mem.clock.now()
-                at = now if last is None else max(now, last)
-            else:
-                at = to_epoch(moment)
-                if last is not None and at < last:
-                    raise InvalidArgument(f"the bank has changed at {last}; what it knew at {at} stays as it was")
-            draft = build(at, count)
-            entry = draft.entry
+            at = self._present(moment, count)
+            if draft is None or any(_bears_on(entry, draft.entry) for entry in self.entries[seen:count]):
+                draft, seen = build(at, count), count
+                at = max(at, self._present(moment, count))
+            entry = replace(draft.entry, known_at=at)
             if not (entry.admitted or entry.queued or entry.uses or entry.versions):
                 return draft.answer
             try:
@@ -173,6 +171,25 @@ class Ledger:
             except VersionConflict:
                 continue
             return draft.answer
+
+    def _present(self, moment: Moment | None, count: int) -> float:
+        """Since when what is written behind the first `count` entries is known (epoch seconds)."""
+        last = self._times[count - 1] if count else None
+        if moment is None:
+            now = self._mem.clock.now()
+            return now if last is None else max(now, last)
+        at = to_epoch(moment)
+        if last is not None and at < last:
+            raise InvalidArgument(f"the bank has changed at {last}; what it knew at {at} stays as it was")
+        return at
+
+
+def _bears_on(entry: Entry, drafted: Entry) -> bool:
+    """True if an entry would have been drafted otherwise after `entry`: both change lessons, or judge the same run."""
+    if entry.versions and drafted.versions:
+        return True
+    judged = {one.trajectory for one in drafted.admitted}
+    return any(one.trajectory in judged for one in entry.admitted)
 
 
 def lesson_id(entry: int, place: int) -> str:

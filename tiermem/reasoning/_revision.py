@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from tiermem.errors import InvalidArgument
 from tiermem.reasoning._ledger import Admission, Version, Written, lesson_id, union
 from tiermem.reasoning._words import Write, worded
-from tiermem.reasoning.cluster import unit_rows
+from tiermem.reasoning.cluster import reachable, unit_rows
 from tiermem.reasoning.distill import Kind, Situation
 from tiermem.reasoning.inference import Evidence, surprise
 
@@ -79,7 +79,7 @@ def _near(
             _stacked([one.vector for one in held]) @ unit_rows(_stacked([situations[at].vector for at in places])).T
         )
         for one, row in zip(held, scores, strict=True):
-            near = [int(place) for place in np.argsort(-row, kind="stable") if row[place] >= duplicate]
+            near = [int(place) for place in np.argsort(-row, kind="stable") if row[place] >= reachable(duplicate)]
             if near:
                 rank = (one.version.status != "live", -float(row[near[0]]), one.version.lesson)
                 found.append((*rank, one, [places[place] for place in near]))
@@ -151,8 +151,9 @@ def _confirmed(
 
 
 def rewritten(one: Written, write: Write, texts: Sequence[Version]) -> Written:
-    """A version with words for the evidence it has now."""
+    """A version with words for the evidence it has now. Those of the lessons it took on are its own."""
     version = one.version
+    others = [other for other in texts if other.lesson not in version.absorbed]
     situation = Situation(
         version.kind,
         version.action,
@@ -162,7 +163,7 @@ def rewritten(one: Written, write: Write, texts: Sequence[Version]) -> Written:
         version.p_value,
         version.observation,
     )
-    text, repeated = worded(write, situation, version.lesson, texts)
+    text, repeated = worded(write, situation, version.lesson, others)
     return Written(replace(version, **text._asdict(), reason=version.reason + _note(repeated)), one.vector)
 
 

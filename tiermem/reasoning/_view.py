@@ -46,10 +46,10 @@ class View:
         """The trajectories to be judged once they are settled, and since when they wait."""
         self.current: dict[str, Written] = {}
         """The newest version of every lesson."""
-        self._numbers: dict[str, list[tuple[int, float]]] = {}
+        self._revisions: dict[str, list[tuple[int, float, int]]] = {}
         self._uses: dict[str, dict[str, float]] = {}
         self._users: dict[str, list[str]] = {}
-        self._absorbers: dict[str, str] = {}
+        self._absorbers: dict[str, set[str]] = {}
         self._table: Table | None = None
         self._changed: set[str] = set()
         self._masks: dict[Any, NDArray[np.bool_]] = {}
@@ -57,8 +57,8 @@ class View:
     def advance(self, entries: list[Entry], count: int) -> None:
         """Add the entries up to number `count`."""
         for entry in entries[self.count : count]:
+            self.count += 1
             self._add(entry)
-        self.count = max(self.count, count)
 
     def _add(self, entry: Entry) -> None:
         for trajectory in entry.queued:
@@ -74,15 +74,17 @@ class View:
             for lesson in self._users.get(one.trajectory, ()):
                 self._touch(lesson)
         for lesson, number in entry.versions:
-            self._numbers.setdefault(lesson, []).append((number, entry.known_at))
+            self._revisions.setdefault(lesson, []).append((number, entry.known_at, self.count))
             self.current[lesson] = self._read(lesson, number)
             if (version := self.current[lesson].version).status == "live":
-                self._absorbers.update(dict.fromkeys(version.absorbed, lesson))
+                for absorbed in version.absorbed:
+                    self._absorbers.setdefault(absorbed, set()).add(lesson)
             self._table = None
 
     def _touch(self, lesson: str) -> None:
-        """The uses of a lesson have changed, and so have those of the one it was merged into."""
-        self._changed.update((lesson, self._absorbers.get(lesson, lesson)))
+        """The uses of a lesson have changed, and so have those of the ones it was merged into."""
+        self._changed.add(lesson)
+        self._changed |= self._absorbers.get(lesson, set())
 
     def live(self) -> Iterator[Written]:
         """The lessons that are recalled, in the order of their ids."""
@@ -96,14 +98,10 @@ class View:
                 used = {**used, trajectory: min(since, used.get(trajectory, since))}
         return used
 
-    def uses(self, version: Version, until: float | None = None) -> tuple[Evidence, ...]:
-        """What became of the runs that used a lesson, as far as they are judged and that was known at `until`."""
-        found = []
-        for trajectory, since in self.used_by(version).items():
-            judged, outcome = self.outcomes.get(trajectory, (0.0, None))
-            if outcome is not None and outcome.value is not None and (until is None or max(since, judged) <= until):
-                found.append(Evidence(trajectory, outcome.value, 1.0))
-        return tuple(sorted(found))
+    def uses(self, version: Version) -> tuple[Evidence, ...]:
+        """What became of the runs that used a lesson, as far as they are judged."""
+        judged = [self.outcomes[trajectory][1] for trajectory in self.used_by(version) if trajectory in self.outcomes]
+        return tuple(sorted(Evidence(one.trajectory, one.value, 1.0) for one in judged if one.value is not None))
 
     def confirmed_at(self, version: Version, uses: tuple[Evidence, ...]) -> float:
         """When the newest evidence of a version became known, or the newest use, or its restoration."""
@@ -112,13 +110,13 @@ class View:
         times += [max(since[one.trajectory], self.outcomes[one.trajectory][0]) for one in uses]
         if version.confirmed_at is not None:
             times.append(version.confirmed_at)
-        return max(times, default=self._numbers[version.lesson][0][1])
+        return max(times, default=self._revisions[version.lesson][0][1])
 
-    def lesson(self, id_: str, place: int = -1) -> Lesson:
-        """A lesson in its newest version, or in the `place`-th one as it was when that was written."""
-        number, known_at = self._numbers[id_][place]
-        version, vector = self._read(id_, number)
-        uses = self.uses(version, None if place == -1 else known_at)
+    def lesson(self, id_: str) -> Lesson:
+        """A lesson in its newest version."""
+        number, known_at, _ = self._revisions[id_][-1]
+        version, vector = self.current[id_]
+        uses = self.uses(version)
         evidence = tuple(version.evidence)
         return Lesson(
             id=id_,
@@ -135,20 +133,20 @@ class View:
             uses=uses,
             baseline=version.baseline,
             p_value=version.p_value,
-            created_at=self._numbers[id_][0][1],
+            created_at=self._revisions[id_][0][1],
             known_at=known_at,
             confirmed_at=self.confirmed_at(version, uses),
             observation=version.observation,
             agents=tuple(version.agents),
             tasks=tuple(version.tasks),
-            contradicts=tuple(other for other in version.contradicts if place != -1 or self._is_live(other)),
+            contradicts=tuple(other for other in version.contradicts if self._is_live(other)),
             merged_into=version.merged_into,
             effect=self._effect(evidence, uses),
         )
 
-    def revisions(self, id_: str) -> int:
-        """How many versions a lesson has."""
-        return len(self._numbers.get(id_, ()))
+    def revisions(self, id_: str) -> list[int]:
+        """How many entries there were when each version of a lesson was written."""
+        return [count for _, _, count in self._revisions.get(id_, ())]
 
     def _is_live(self, id_: str) -> bool:
         return id_ in self.current and self.current[id_].version.status == "live"

@@ -217,7 +217,7 @@ class ReasoningBank:
         id_ = _lesson_id(lesson)
 
         def build(view: View, at: float) -> Draft:
-            count = view.revisions(id_)
+            count = len(view.revisions(id_))
             if not isinstance(version, int) or not 1 <= version <= count:
                 raise RecordNotFound(f"lesson {id_!r} has {count} versions at {at}, and no version {version!r}")
             old, vector = self._ledger.written(id_, version)
@@ -288,10 +288,17 @@ class ReasoningBank:
             )
 
     def history(self, id: str, as_of: Moment | None = None) -> list[Lesson]:
-        """Every version of a lesson, oldest first, as it was when it was written; [] if there is no such lesson."""
+        """Every version of a lesson, oldest first, as it was when it was written; [] if there is no such lesson.
+
+        Reads the log anew.
+        """
         with self._lock:
-            view, _ = self._view(as_of)
-            return [view.lesson(id, place) for place in range(view.revisions(id))]
+            counts = self._view(as_of)[0].revisions(id)
+        then, found = View(self._ledger.written), list[Lesson]()
+        for count in counts:
+            then.advance(self._ledger.entries, count)
+            found.append(then.lesson(id))
+        return found
 
     def queued(self, as_of: Moment | None = None) -> list[str]:
         """The trajectories that wait for outcomes, in the order they were told of."""

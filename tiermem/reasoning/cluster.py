@@ -25,6 +25,15 @@ class Clusters(NamedTuple):
     centres: FloatArray
 
 
+_EXACT: Final = 1.0 - 1e-6
+"""The cosine that float32 rows of one direction are sure to have: 1, but for rounding."""
+
+
+def reachable(cosine: float) -> float:
+    """A threshold of cosines that rows of one direction reach."""
+    return min(cosine, _EXACT)
+
+
 def unit_rows(vectors: FloatArray) -> FloatArray:
     """Float32 rows of length 1; a row of zeros stays."""
     lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
@@ -40,6 +49,7 @@ def cluster(vectors: FloatArray, similarity: float, *, seed: int, limit: int) ->
     depends on the order of the rows; here it is that of a hash of each row under `seed`, so that the same rows give the
     same clusters in whatever order they come. A row that occurs alone forms no cluster. O(n k d) time for k centres.
     """
+    similarity = reachable(similarity)
     points = unit_rows(vectors)
     rows = np.fromiter((xxh3_64_intdigest(row, seed) for row in points), np.uint64, len(points))
     order = np.argsort(rows, kind="stable")

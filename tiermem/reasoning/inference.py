@@ -89,18 +89,21 @@ def surprise(evidence: Sequence[Evidence], baseline: float) -> float:
     exp(-n KL(x‖μ)) for the mean x: exact, but for the factor 2 of the two sides, where all values are 0 or all are 1.
     No distribution is assumed, and no sample is too small.
     """
-    weights = [one.weight for one in evidence]
-    total = math.fsum(one.value * one.weight for one in evidence)
+    weighty = [one for one in evidence if one.weight > 0.0]
+    weights = [one.weight for one in weighty]
+    total = math.fsum(one.value * one.weight for one in weighty)
     mass = math.fsum(weights)
     if mass <= 0.0 or total == baseline * mass:
         return 1.0
+    end = 1.0
     if total < baseline * mass:
-        total, baseline = mass - total, 1.0 - baseline
+        total, baseline, end = mass - total, 1.0 - baseline, 0.0
     if baseline <= 0.0:
         return 0.0
-    if total >= mass:
+    # Of the values, not of their sum: what weighs next to nothing is lost in that.
+    if all(one.value == end for one in weighty):
         # Everything went one way: the infimum is that of t → ∞.
-        return min(1.0, 2.0 * baseline ** sum(weight > 0.0 for weight in weights))
+        return min(1.0, 2.0 * baseline ** len(weighty))
     low, high = 0.0, 1.0
     tilted = np.asarray(weights, np.float64)
 

@@ -19,7 +19,7 @@ from tiermem.codec import jsonform
 from tiermem.errors import EncodingError, InvalidArgument
 from tiermem.trajectory.layout import RESERVED, bound, check_id, make_id, number, step_of
 from tiermem.trajectory.types import Judgement, Outcome, State, Step, Trajectory, Verdict
-from tiermem.trajectory.views import EVER, step_value, verdict_value, view, views
+from tiermem.trajectory.views import EVER, check_verdict, step_value, verdict_value, view, views
 
 if TYPE_CHECKING:
     from tiermem.trajectory.trajectories import Trajectories
@@ -97,7 +97,7 @@ def parse(line: bytes) -> Trajectory:
     try:
         # Objects of the line itself have no tag, so that untagging it whole untags the values in it.
         told = msgspec.convert(jsonform.from_json(jsonform.parse(line)), _Line)
-    except msgspec.ValidationError as exc:
+    except (msgspec.ValidationError, UnicodeEncodeError) as exc:
         raise InvalidArgument(str(exc)) from exc
     trajectory = Trajectory(
         check_id(told.id),
@@ -124,7 +124,9 @@ def _step(trajectory: str, told: _Step) -> Step:
     if told.vector is not None:
         import numpy as np
 
-        vector = np.array(told.vector, np.float32)
+        with np.errstate(over="ignore"):
+            # What is beyond float32 is infinite, and refused as such.
+            vector = np.array(told.vector, np.float32)
     reward = None if told.reward is None else number("reward", told.reward)
     given = (told.observation, told.action, told.predicted, reward, vector)
     known = tuple(Outcome(one.value, one.resolved_at) for one in told.outcomes)
@@ -153,7 +155,7 @@ def _check(told: Trajectory) -> None:
         if any(later < earlier for earlier, later in pairwise(known)):
             raise InvalidArgument(f"step {step.id}: the times of its outcomes fall")
     for verdict, at in told.judgements:
-        if verdict.trajectory != told.id or at < max(verdict.known_at, told.started):
+        if check_verdict(verdict).trajectory != told.id or at < max(verdict.known_at, told.started):
             raise InvalidArgument("a verdict is of another trajectory, or of what was not known yet")
 
 
@@ -224,6 +226,8 @@ def _add(trail: Trajectories, told: Trajectory) -> bool:
         for step in told.steps:
             if step.id in taken:
                 _agree(f"step {step.id}", taken[step.id], jsonform.dumps(_step_form(step)))
+            elif known is not None and known.finished is not None:
+                raise InvalidArgument(f"trajectory {told.id} has ended, without step {step.id}")
             else:
                 batch.put(places.steps, step.id, step_value(step), vector=step.vector, at=step.at)
         for moment, value in facts(told):

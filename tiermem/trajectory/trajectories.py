@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tiermem.clock import to_epoch
-from tiermem.errors import InvalidArgument, RecordNotFound
+from tiermem.errors import EncodingError, InvalidArgument, RecordNotFound
 from tiermem.trajectory.layout import RESERVED, Places, check_id, check_text, make_id, step_of
 from tiermem.trajectory.run import Run
-from tiermem.trajectory.types import Label, Step, Trajectory, Verdict
-from tiermem.trajectory.views import verdict_value, view, views
+from tiermem.trajectory.types import LABELS, Label, Step, Trajectory, Verdict
+from tiermem.trajectory.views import check_verdict, verdict_value, view, views
 
 if TYPE_CHECKING:
     from tiermem.engine.memory import Memory
@@ -57,6 +57,8 @@ class Trajectories:
         Raises:
             InvalidArgument, EncodingError, ReadOnlyError: nothing was changed. Otherwise as `Memory.put`.
         """
+        if metadata is not None and not isinstance(metadata, dict):
+            raise EncodingError(f"metadata is a dict, not {type(metadata).__name__}")
         fields = dict(metadata or {})
         for name in RESERVED:
             if name in fields:
@@ -114,12 +116,10 @@ class Trajectories:
         at: since when it is known (default: the store's clock).
 
         Raises:
-            RecordNotFound: there is no such trajectory. InvalidArgument: `at` lies before something the judge looked
-            at. Otherwise as `Memory.put`. Nothing was changed.
+            RecordNotFound: there is no such trajectory. InvalidArgument: it is no verdict, or `at` lies before
+            something the judge looked at. Otherwise as `Memory.put`. Nothing was changed.
         """
-        if not isinstance(verdict, Verdict):
-            raise InvalidArgument(f"a verdict is a Verdict, not {type(verdict).__name__}")
-        head = self._head(check_id(verdict.trajectory))
+        head = self._head(check_id(check_verdict(verdict).trajectory))
         moment = self.mem.clock.now() if at is None else to_epoch(at)
         if moment < max(verdict.known_at, head.at):
             raise InvalidArgument(f"the verdict is of what was known at {verdict.known_at}, not yet at {moment}")
@@ -160,6 +160,8 @@ class Trajectories:
             FilterError, InvalidArgument.
         """
         moment = self.present(as_of)
+        if verdict is not None and verdict not in LABELS:
+            raise InvalidArgument(f"a verdict is one of {', '.join(LABELS)}, not {verdict!r}")
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
             raise InvalidArgument(f"limit is an int ≥ 0, not {limit!r}")
         conditions: list[Where] = [

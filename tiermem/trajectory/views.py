@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from tiermem.errors import CorruptionError
-from tiermem.trajectory.layout import RESERVED, Places, bound
+from tiermem.errors import CorruptionError, InvalidArgument
+from tiermem.trajectory.layout import RESERVED, Places, bound, number, step_of
 from tiermem.trajectory.types import Judgement, Outcome, Step, Trajectory, Verdict
 
 if TYPE_CHECKING:
@@ -100,10 +100,10 @@ def views(
     low = -math.inf if since is None else since
     high = min(math.inf if until is None else until, math.nextafter(as_of, math.inf))
     start = bound(high if reverse else low)
-    for number, head in enumerate(mem.scan(places.heads, start=start, where=where, reverse=reverse)):
+    for place, head in enumerate(mem.scan(places.heads, start=start, where=where, reverse=reverse)):
         if not low <= head.at < high:
             return
-        if number == MANY:
+        if place == MANY:
             mem.flush()
         found = view(mem, places, head, as_of)
         if found is not None:
@@ -132,3 +132,21 @@ def verdict_value(verdict: Verdict) -> dict[str, Any]:
     """A verdict as it is stored."""
     value: dict[str, Any] = msgspec.to_builtins(verdict)
     return value
+
+
+def check_verdict(verdict: object) -> Verdict:
+    """`verdict`, if it is one that can be read again once it is stored.
+
+    Raises:
+        InvalidArgument: it is none, or its steps are of another trajectory.
+    """
+    if not isinstance(verdict, Verdict):
+        raise InvalidArgument(f"a verdict is a Verdict, not {type(verdict).__name__}")
+    try:
+        msgspec.convert(verdict_value(verdict), Verdict)
+    except (TypeError, msgspec.ValidationError) as exc:
+        raise InvalidArgument(f"no verdict: {exc}") from exc
+    number("known_at", verdict.known_at)
+    if any(step_of(one.step)[0] != verdict.trajectory for one in verdict.steps):
+        raise InvalidArgument(f"the verdict is of trajectory {verdict.trajectory}, and of steps of another")
+    return verdict
