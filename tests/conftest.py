@@ -56,8 +56,9 @@ def shared_data() -> Callable[[str], Path]:
 def run_python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """`run_python(code, *args)`: run a snippet in a fresh interpreter, in `tmp_path` unless `cwd` says otherwise.
 
-    The snippet is dedented and finds its arguments in `sys.argv[1:]`. `env` adds to the environment. With `check=True`
-    (the default) a return code other than 0 fails the test and shows what the snippet wrote to stderr.
+    The snippet is dedented and finds its arguments in `sys.argv[1:]`. `env` adds to the environment. It runs under
+    coverage only if `measured`. With `check=True` (the default) a return code other than 0 fails the test and shows
+    what the snippet wrote to stderr.
     """
 
     def run(
@@ -67,7 +68,9 @@ def run_python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]
         check: bool = True,
         cwd: Path | None = None,
         env: Mapping[str, str] | None = None,
+        measured: bool = True,
     ) -> subprocess.CompletedProcess[str]:
+        known = {**os.environ, **(env or {})}
         done = subprocess.run(
             [sys.executable, "-c", textwrap.dedent(code), *map(str, args)],
             stdin=subprocess.DEVNULL,
@@ -76,7 +79,7 @@ def run_python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]
             timeout=timeout,
             check=False,
             cwd=cwd or tmp_path,
-            env={**os.environ, **(env or {})},
+            env={name: value for name, value in known.items() if measured or not name.startswith("COVERAGE_")},
         )
         if check and done.returncode != 0:
             pytest.fail(f"the snippet ended with {done.returncode}:\n{done.stderr}", pytrace=False)

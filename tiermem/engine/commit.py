@@ -172,6 +172,9 @@ class Committer:
         if journal is None:
             return
         head = journal.head
+        if journal.applied < head:
+            # Whoever commits may need what the interrupted call holds.
+            refuse_inside(self.store.lock, self.store.commit_lock)
         self._shared.until(lambda: journal.applied >= head, self.commit)
 
     def make_room(self, need: int) -> None:

@@ -25,7 +25,7 @@ from tiermem.tiers.ear import Ear
 from tiermem.tiers.filelock import try_lock
 
 SLOTS: Final = 512
-MAGIC: Final = b"TMCTRL\x00\x03"
+MAGIC: Final = b"TMCTRL\x00\x02"
 _HEADER_BYTES: Final = 4096
 _ROW_WORDS: Final = 8
 _SIZE: Final = _HEADER_BYTES + SLOTS * _ROW_WORDS * 8
