@@ -26,8 +26,8 @@ class Ranking:
     since it was last confirmed, in seconds.
 
     diversity: λ of maximal marginal relevance (Carbonell & Goldstein 1998): each next hit has the highest
-    λ score - (1 - λ) max cosine to the hits before it, not below 0; 1 orders by score alone. It chooses among the `pool` lessons of
-    the highest scores, or 4 k if those are more.
+    λ score - (1 - λ) max cosine to the hits before it, not below 0; 1 orders by score alone. It
+    chooses among the `pool` lessons of the highest scores, or 4 k if those are more.
     """
 
     similarity: float = 1.0

@@ -82,8 +82,8 @@ class LessonHit(NamedTuple):
 
     `similarity` is the cosine to the query, not below 0; `recency` 2^(-age / half-life); `reliability` that of the
     lesson. `score` is their product, each to the power of its weight. `redundancy` is the highest cosine to a hit
-    before this one, not below 0, and `relevance` what hits are ordered by: λ score - (1 - λ) redundancy. `contradictions` are the
-    live lessons that say the opposite.
+    before this one, not below 0, and `relevance` what hits are ordered by: λ score - (1 - λ) redundancy.
+    `contradictions` are the live lessons that say the opposite.
     """
 
     lesson: Lesson
