@@ -321,6 +321,7 @@ def test_names_do_not_run_into_each_other(mem: Memory) -> None:
         {"ttl": math.inf},
         {"ttl": math.nan},
         {"ttl": "5"},
+        {"ttl": 10**400},
         {"ttl": True},
         {"ttl": timedelta(0)},
         {"timeout": -1.0},
@@ -420,10 +421,10 @@ def test_a_writer_that_waits_holds_up_the_readers_behind_it(locks: Locks) -> Non
 def test_one_that_does_not_take_what_is_free_is_passed_over_and_keeps_its_place(
     locks: Locks, clock: SimulatedClock
 ) -> None:
-    # Two that never come back, as killed processes do not; they wait for ever.
+    # Two that never come back, as killed processes do not.
     with locks.acquire("a"):
         for owner in ("dead", "dead too"):
-            locks._ledger.enter("a", locks_module.Claim(owner, owner, 1), None, None)
+            locks._ledger.enter("a", locks_module.Claim(owner, owner, 1), None, 60.0)
         behind = in_thread(lambda: locks.acquire("a", owner="behind"))
         assert waiting(locks, "a", "dead", "dead too", "behind")
         clock.advance(20.0)
@@ -446,16 +447,16 @@ def test_one_that_does_not_take_what_is_free_is_passed_over_and_keeps_its_place(
 
 
 def test_at_its_end_a_wait_takes_what_is_free(locks: Locks, clock: SimulatedClock) -> None:
-    locks._ledger.enter("a", locks_module.Claim("dead", "dead", 1), None, None)
+    locks._ledger.enter("a", locks_module.Claim("dead", "dead", 1), None, 60.0)
     waits = in_thread(lambda: locks.acquire("a", timeout=locks_module.GRACE / 2, owner="me"))
     assert waiting(locks, "a", "dead", "me")
     clock.advance(locks_module.GRACE / 2)
     assert waits().owner == "me"
-    assert locks.state("a").waiting == ()
+    assert locks.state("a").waiting == ("dead",), "the time to pass it over had not come"
 
 
 def test_who_only_tries_leaves_the_queue_as_it_is(locks: Locks) -> None:
-    locks._ledger.enter("a", locks_module.Claim("slow", "slow", 1), None, None)
+    locks._ledger.enter("a", locks_module.Claim("slow", "slow", 1), None, 60.0)
     with locks.acquire("a", timeout=0.0):
         assert locks.state("a").waiting == ("slow",)
     tried = locks.try_acquire("a")
@@ -468,6 +469,40 @@ def test_a_waiter_with_a_timeout_that_was_killed_leaves_by_itself(locks: Locks, 
     assert locks.state("a").waiting == ("dead",)
     clock.advance(2.0)
     assert locks.state("a").waiting == ()
+
+
+def test_readers_do_not_wait_for_a_writer_that_was_killed(
+    locks: Locks, clock: SimulatedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    reading = locks.acquire("a", shared=True, ttl=1000.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(locks_module, "sleep", killed)
+        patch.setattr(locks._ledger, "leave", lambda *_: None)
+        with pytest.raises(KeyboardInterrupt):
+            locks.acquire("a", owner="writer")
+    assert locks.state("a").waiting == ("writer",)
+    behind = in_thread(lambda: locks.acquire("a", owner="behind", shared=True, ttl=1000.0))
+    assert waiting(locks, "a", "writer", "behind")
+    clock.advance(locks_module.PRESENCE)
+    assert behind().owner == "behind"
+    assert len(locks.state("a").holders) == 2
+    reading.release()
+
+
+def test_who_waits_for_long_says_so_again_and_keeps_its_place(locks: Locks, clock: SimulatedClock) -> None:
+    with locks.acquire("a", ttl=1000.0):
+        first = in_thread(lambda: locks.acquire("a", owner="first"))
+        assert waiting(locks, "a", "first")
+        second = in_thread(lambda: locks.acquire("a", owner="second"))
+        assert waiting(locks, "a", "first", "second")
+        for _ in range(6):
+            clock.advance(locks_module.PRESENCE * 2 / 3)
+            assert waiting(locks, "a", "first", "second")
+    first().release()
+    second().release()
 
 
 def test_an_interrupted_wait_leaves_the_queue(locks: Locks, monkeypatch: pytest.MonkeyPatch) -> None:

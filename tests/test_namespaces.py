@@ -51,6 +51,17 @@ def test_fields_left_out_become_wild() -> None:
     assert namespaces.build("swarm/plain") == "swarm/plain"
 
 
+def test_a_field_may_have_any_name() -> None:
+    assert namespaces.build("a/<template>", template="x") == "a/x"
+    assert namespaces.pattern("a/<template>/<name>", template="x") == "a/x/*"
+
+
+def test_many_wild_parts_take_no_time() -> None:
+    # Each of them tried at each part would take longer than anyone lives.
+    assert not namespaces.match("/".join(["**", "a"] * 40 + ["b"]), "/".join("a" * 120))
+    assert namespaces.match("/".join(["**", "a"] * 40 + ["b"]), "/".join("a" * 119 + "b"))
+
+
 @pytest.mark.parametrize(
     ("call", "error"),
     [

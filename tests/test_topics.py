@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +210,25 @@ def test_async_iteration(topics: Topics) -> None:
     asyncio.run(scenario())
 
 
+def test_async_iteration_needs_none_of_the_loop_s_threads(topics: Topics) -> None:
+    release = threading.Event()
+
+    async def scenario() -> None:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        busy = asyncio.ensure_future(asyncio.to_thread(release.wait))
+        try:
+            with topics.subscribe("a") as one, topics.subscribe("a") as other:
+                topics.publish("a", 1)
+                for subscription in (one, other):
+                    message = await asyncio.wait_for(anext(subscription), LONG)
+                    assert message.payload == 1
+        finally:
+            release.set()
+            await busy
+
+    asyncio.run(scenario())
+
+
 def test_threads_share_a_subscription(topics: Topics) -> None:
     subscription = topics.subscribe("a")
     for number in range(300):
@@ -241,6 +261,38 @@ def test_a_fork_has_no_subscription_and_may_subscribe(topics: Topics) -> None:
 
     join(in_child(child))
     assert payloads(subscription) == [1, 2]
+
+
+def test_a_fork_does_not_wait_for_a_thread_that_only_its_parent_has(topics: Topics) -> None:
+    subscription = topics.subscribe("a", consumer="c")
+    topics.publish("a", 1)
+    message = asyncio.run(anext(subscription))
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with subscription._lock:
+            held.set()
+            done.wait(LONG)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert held.wait(LONG)
+
+    def child() -> None:
+        for call in (
+            lambda: subscription.get(timeout=0),
+            lambda: subscription.ack(message),
+            lambda: asyncio.run(anext(subscription)),
+        ):
+            with pytest.raises(ClosedError):
+                call()
+
+    child_process = in_child(child)
+    try:
+        join(child_process)
+    finally:
+        done.set()
+        thread.join()
 
 
 def test_a_store_that_may_only_be_read(topics: Topics, mem: Memory, tmp_path: Path, clock: SimulatedClock) -> None:
@@ -293,6 +345,8 @@ def test_only_public_operations_are_used(mem: Memory) -> None:
         lambda t: t.publish("a//b", 1),
         lambda t: t.publish("n" * 250, 1),
         lambda t: t.publish(5, 1),
+        lambda t: t.publish(["a"], 1),
+        lambda t: t.publish({}, 1),
         lambda t: t.publish("a", object()),
         lambda t: t.publish("a", 1, ttl=0),
         lambda t: t.subscribe("a*"),
@@ -302,8 +356,11 @@ def test_only_public_operations_are_used(mem: Memory) -> None:
         lambda t: t.subscribe("a", consumer=5),
         lambda t: t.subscribe("a", consumer="c" * 300),
         lambda t: t.subscribe("a", group=""),
+        lambda t: t.subscribe("a", group="g", consumer="\ud800"),
+        lambda t: t.subscribe("a", consumer="\ud800"),
         lambda t: t.subscribe("a", group="g", lease=0),
         lambda t: t.subscribe("a", group="g", lease="1"),
+        lambda t: t.subscribe("a", group="g", lease=10**400),
         lambda t: t.subscribe("a", group="g", prefetch=0),
         lambda t: t.subscribe("a").get(timeout=-1),
         lambda t: t.subscribe("a").get(timeout="1"),
@@ -319,6 +376,9 @@ def test_only_public_operations_are_used(mem: Memory) -> None:
         lambda _: Retention(count=1.5),
         lambda _: Retention(age=float("nan")),
         lambda _: Retention(bytes=True),
+        lambda _: Retention(age=10**400),
+        lambda t: t.trim(retention=0),
+        lambda t: t.trim(retention={"count": 1}),
     ],
 )
 def test_bad_input_changes_nothing(topics: Topics, mem: Memory, call: Any) -> None:
@@ -494,6 +554,67 @@ def test_what_a_dead_member_had_goes_to_another(topics: Topics, clock: Simulated
     assert dead.get(timeout=0) is None
     topics.publish("a", 6)
     assert payloads(dead) == [6], "it is a member again"
+
+
+def test_a_member_that_was_away_has_lost_also_what_nobody_had_room_for(topics: Topics, clock: SimulatedClock) -> None:
+    away = topics.subscribe("a", group="g", lease=10.0, prefetch=8)
+    others = [topics.subscribe("a", group="g", lease=10.0, prefetch=2) for _ in range(2)]
+    for number in range(6):
+        topics.publish("a", number)
+    first = away.get(timeout=0)
+    assert first is not None
+    clock.advance(11)
+    assert [payloads(other, 2) for other in others] == [[0, 1], [2, 3]]
+    assert payloads(away) == [4, 5], "each message is one member's"
+    with pytest.raises(LeaseLost):
+        away.ack(first)
+    assert topics.consumers()[0].lag == 6
+
+
+@pytest.mark.parametrize("cause", [KeyboardInterrupt, tiermem.StorageError])
+def test_what_was_claimed_and_never_handed_out_goes_to_another(
+    topics: Topics, mem: Memory, clock: SimulatedClock, monkeypatch: pytest.MonkeyPatch, cause: type[BaseException]
+) -> None:
+    def fails(*_: Any) -> None:
+        raise cause
+
+    member = topics.subscribe("a", group="g", lease=10.0)
+    monkeypatch.setattr("tiermem.coordination._groups.STRIDE", 0)
+    topics.publish("a", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr("tiermem.engine.feed.Cursor.commit", fails)
+        with pytest.raises(cause):
+            member.get(timeout=0)
+    topics.publish("a", 2)
+    assert payloads(member, 1) == [2]
+    clock.advance(9)
+    assert member.get(timeout=0) is None
+    clock.advance(9)
+    assert payloads(member) == [1]
+
+
+def test_a_member_that_lets_go_of_the_log_late_loses_nothing(topics: Topics, monkeypatch: pytest.MonkeyPatch) -> None:
+    def late(*_: Any) -> None:
+        raise CursorExpired("another member was further")
+
+    member = topics.subscribe("a", group="g")
+    monkeypatch.setattr("tiermem.coordination._groups.STRIDE", 0)
+    monkeypatch.setattr("tiermem.engine.feed.Cursor.commit", late)
+    topics.publish("a", 1)
+    assert payloads(member) == [1]
+
+
+def test_forgetting_can_be_tried_again(topics: Topics, mem: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
+    topics.subscribe("a", consumer="c")
+    for room in (tiermem.engine.feed.Cursor, Memory):
+        with monkeypatch.context() as patch:
+            patch.setattr(room, "delete" if room is not Memory else "batch", lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                topics.forget("c")
+        assert [state.name for state in topics.consumers()] == ["c"]
+    assert topics.forget("c")
+    assert not mem.stats().log.cursors
+    assert not topics.forget("c")
 
 
 def test_a_group_that_is_forgotten(topics: Topics) -> None:

@@ -119,6 +119,17 @@ def test_the_deadline_decides_by_the_votes_cast(votes: Votes, clock: SimulatedCl
     assert [votes.get(p).decided_at for p in (enough, few, none, for_nobody)] == [START + 9] * 4
 
 
+def test_weights_count_as_they_are_written(votes: Votes, clock: SimulatedClock) -> None:
+    tied = votes.propose("sums", electorate={"a": 0.1, "b": 0.2, "c": 0.3})
+    assert votes.cast(tied, "a", approve=True) == votes.cast(tied, "b", approve=True) == "pending"
+    assert votes.cast(tied, "c", approve=False) == "rejected"
+    quorate = votes.propose("quorum", electorate={"a": 0.7, "b": 0.1, "c": 0.2}, quorum=0.8, deadline=clock.now() + 5.0)
+    votes.cast(quorate, "a", approve=True)
+    votes.cast(quorate, "b", approve=True)
+    clock.advance(5.0)
+    assert votes.outcome(quorate) == "approved"
+
+
 def test_a_share_is_rounded_as_a_threshold_is() -> None:
     weights = {f"m{number:02d}": 1.0 for number in range(20)}
     for threshold in (0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95):
@@ -432,6 +443,16 @@ def test_an_id_of_ones_own_is_proposed_once(mem: Memory, votes: Votes) -> None:
     assert Votes(mem, namespace="elsewhere").list() == []
 
 
+def test_who_is_started_again_after_the_deadline_finds_its_proposal(votes: Votes, clock: SimulatedClock) -> None:
+    p = votes.propose("halt", electorate=HALT, deadline=START + 5, id="mine")
+    clock.advance(6)
+    assert votes.propose("halt", electorate=HALT, deadline=START + 5, id="mine") == p
+    assert votes.outcome(p) == "expired"
+    with pytest.raises(InvalidArgument, match="deadline"):
+        votes.propose("halt", electorate=HALT, deadline=START + 5, id="another")
+    assert [one.id for one in votes.list()] == [p]
+
+
 def test_who_may_vote(votes: Votes) -> None:
     p = votes.propose("halt", electorate=HALT)
     for stranger in ("signal", "", "Risk", None, 7, ["risk"]):
@@ -461,6 +482,7 @@ def test_who_may_vote(votes: Votes) -> None:
         {"electorate": {"risk": -1}},
         {"electorate": {"risk": math.inf}},
         {"electorate": {"risk": math.nan}},
+        {"electorate": {"risk": 10**400}},
         {"electorate": {"risk": True}},
         {"electorate": {"risk": "2"}},
         {"electorate": {"risk": 1e308, "desk": 1e308}},

@@ -28,10 +28,11 @@ __all__ = ["build", "is_pattern", "match", "matcher", "parse", "pattern"]
 REMEMBERED: Final = 1024
 """Patterns and templates kept compiled."""
 _FIELD: Final = re.compile(r"<([^\W\d]\w*)>")
-_WILD: Final = {"*": "[^/]+", "**": ".+"}
+_WILD: Final = ("*", "**")
+_PART: Final = "[^/]+/"
 
 
-def build(template: str, **fields: str) -> str:
+def build(template: str, /, **fields: str) -> str:
     """The name that `template` gives with its fields filled in, each by one part.
 
     Raises:
@@ -41,7 +42,7 @@ def build(template: str, **fields: str) -> str:
     return check_namespace(_fill(template, fields, None))
 
 
-def pattern(template: str, **fields: str) -> str:
+def pattern(template: str, /, **fields: str) -> str:
     """As `build`, with `*` for every field that is left out: the pattern of all such names."""
     made = _fill(template, fields, "*")
     matcher(made)
@@ -91,9 +92,23 @@ def _matcher(pattern: str) -> Callable[[str], bool]:
     if any("*" in part and part not in _WILD for part in parts):
         raise InvalidArgument(f"pattern {pattern[:80]!r}: '*' and '**' stand for whole parts")
     check_namespace("/".join("x" if part in _WILD else part for part in parts))
-    # Names have no empty parts, so what `.+` takes between two slashes is whole parts.
-    whole = re.compile("/".join(_WILD.get(part) or re.escape(part) for part in parts), re.DOTALL)
-    return lambda name: whole.fullmatch(name) is not None
+    *heads, last = _runs(parts)
+    # Between two `**` the first place that fits is as good as any, and is not left again: else the time would be
+    # exponential in their number.
+    middle = "".join(f"(?>(?:{_PART})+?{run})" for run in heads[1:])
+    whole = re.compile(f"{heads[0]}{middle}(?:{_PART})+{last}" if heads else last, re.DOTALL)
+    return lambda name: whole.fullmatch(f"{name}/") is not None
+
+
+def _runs(parts: list[str]) -> list[str]:
+    """What stands before, between and behind each `**`, as expressions in which a slash follows every part."""
+    runs = [""]
+    for part in parts:
+        if part == "**":
+            runs.append("")
+        else:
+            runs[-1] += _PART if part == "*" else f"{re.escape(part)}/"
+    return runs
 
 
 def fixed(pattern: str) -> str:

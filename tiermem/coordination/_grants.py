@@ -7,7 +7,7 @@ Every resource has four kinds of records, next to each other in one namespace, s
 | `NAME gate`     | none                    | with every grant: what compare-and-set decides grants by             |
 | `NAME grant ID` | owner, limit            | never; its version is the fencing token, and what guards look at     |
 | `NAME lease ID` | none; expires           | with every renewal; gone or expired, others may take the grant away  |
-| `NAME wait ID`  | owner, limit, rank      | never; its version is the place in the queue, unless it has a rank   |
+| `NAME wait ID`  | owner, limit, rank      | now and then, or it expires; its place is the first one's version    |
 
 A grant is made by one batch that depends on the gate's version, moves it, and removes the grants whose leases were
 found expired, on condition that they still are. So the grants that stand are compatible with each other whatever the
@@ -167,7 +167,7 @@ class Ledger:
                 # Nothing is left behind of a name that is used once.
                 batch.delete(space, f"{name}\0gate\0", if_version=state.gate)
 
-    def enter(self, name: str, claim: Claim, rank: int | None, ttl: float | None) -> None:
+    def enter(self, name: str, claim: Claim, rank: int | None, ttl: float) -> None:
         """Put `claim` into the queue: at `rank`, or behind those that are there. It leaves by itself after `ttl`."""
         value = {"owner": claim.owner, "limit": claim.limit, "rank": rank}
         self._mem.put(self._namespace, f"{name}\0wait\0{claim.id}", value, ttl=ttl)

@@ -9,16 +9,19 @@ its messages then went to another, and acknowledging one of them raises `LeaseLo
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
 
 from tiermem.coordination._feed import Interest, Layout, Message, Position, Ref, waiting
 from tiermem.coordination._subscription import STRIDE, Subscription, group_key, register
-from tiermem.errors import ClosedError, LagExceeded, LeaseLost, VersionConflict
+from tiermem.errors import ClosedError, CursorExpired, LagExceeded, LeaseLost, VersionConflict
 
 if TYPE_CHECKING:
     from tiermem.engine.memory import Memory
 
 Claims = dict[str, list[list[Any]]]
+NOBODY: Final = "nobody"
+"""Under what the messages of dead members stand that no member had room for; no member's token, which has a colon."""
 
 
 class Member(Subscription):
@@ -95,11 +98,13 @@ class Member(Subscription):
         self._beat()
 
     def _refill(self) -> None:
-        refs = self._claim()
+        if len(self._open) >= self._prefetch:
+            raise LagExceeded(f"{len(self._open)} messages were received and not acknowledged: acknowledge some first")
         try:
+            refs = self._claim()
             messages = self._load(refs)
         except BaseException:
-            # Claimed and never received: who does not live does not hold them.
+            # Claimed, perhaps, and never received: who does not live does not hold them.
             self._rejoin()
             raise
         self._ready.extend(messages)
@@ -113,8 +118,6 @@ class Member(Subscription):
         """Take messages of dead members first, then the next ones."""
         mem, layout = self._mem, self._layout
         room = self._prefetch - len(self._open)
-        if room <= 0:
-            raise LagExceeded(f"{len(self._open)} messages were received and not acknowledged: acknowledge some first")
         while True:
             state, version = self._state()
             claims: Claims = dict(state["claims"])
@@ -143,7 +146,9 @@ class Member(Subscription):
             self._acked.clear()
             self._open.update((ref.id, ref) for ref in taken)
             if position.sequence - self._held >= STRIDE:
-                self._cursor.commit(position.sequence)
+                # Another member may have let go of more meanwhile, and the log have been trimmed.
+                with suppress(CursorExpired):
+                    self._cursor.commit(position.sequence)
                 self._held = position.sequence
             return taken
 
@@ -152,7 +157,7 @@ class Member(Subscription):
         mem, layout = self._mem, self._layout
 
         def dead() -> list[str]:
-            return [token for token in claims if token != self._token and not mem.contains(layout.members, token)]
+            return [token for token in list(claims) if token != self._token and not mem.contains(layout.members, token)]
 
         if not dead():
             return [], []
@@ -165,10 +170,11 @@ class Member(Subscription):
             left = [Ref(*ref) for ref in claims[token] if ref[2] not in acked]
             some = left[: room - len(taken)]
             taken += some
-            claims[token] = [list(ref) for ref in left[len(some) :]]
-            if not claims[token]:
-                del claims[token]
-                emptied.append(token)
+            # What there is no room for is nobody's: a member that comes back finds that it has lost everything.
+            del claims[token]
+            if rest := [list(ref) for ref in left[len(some) :]]:
+                claims[NOBODY] = [*claims.get(NOBODY, ()), *rest]
+            emptied.append(token)
         return taken, emptied
 
     def _acknowledge(self, message: Message) -> None:

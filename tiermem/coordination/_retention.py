@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -34,7 +35,9 @@ class Retention:
         for name in ("age", "count", "bytes"):
             limit = getattr(self, name)
             known = (int, float) if name == "age" else int
-            if limit is not None and (isinstance(limit, bool) or not isinstance(limit, known) or not limit >= 0):
+            if limit is not None and (
+                isinstance(limit, bool) or not isinstance(limit, known) or not 0 <= limit <= sys.float_info.max
+            ):
                 raise InvalidArgument(f"Retention.{name} is a number ≥ 0 or None, not {limit!r}")
 
 

@@ -24,16 +24,11 @@ from tiermem.coordination._feed import (
     marks,
     waiting,
 )
-from tiermem.errors import (
-    ClosedError,
-    CursorExpired,
-    InvalidArgument,
-    LagExceeded,
-    LeaseLost,
-    VersionConflict,
-)
+from tiermem.errors import ClosedError, CursorExpired, InvalidArgument, LagExceeded, LeaseLost, VersionConflict
 
 if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
     from tiermem.engine.memory import Memory
 
 NAP: Final = 0.25
@@ -61,6 +56,7 @@ class Subscription:
         self._trimmed = 0
         self._closed = False
         self._process = os.getpid()
+        self._waiter: ThreadPoolExecutor | None = None
         self._lock = threading.RLock()
 
     @property
@@ -90,6 +86,7 @@ class Subscription:
         ):
             raise InvalidArgument(f"timeout is seconds ≥ 0 or None, not {timeout!r}")
         deadline = math.inf if timeout is None else time.monotonic() + timeout
+        self._check_process()
         while True:
             with self._lock:
                 if self._fill():
@@ -111,6 +108,7 @@ class Subscription:
         """
         if not isinstance(message, Message):
             raise InvalidArgument(f"what is acknowledged is a Message, not {type(message).__name__}")
+        self._check_process()
         with self._lock:
             self._check()
             self._acknowledge(message)
@@ -151,13 +149,19 @@ class Subscription:
         return self
 
     async def __anext__(self) -> Message:
-        """As `__next__`; it waits in a thread, and one that is cancelled loses no message."""
+        """As `__next__`; it waits in a thread of its own, and one that is cancelled loses no message."""
         import asyncio
+        from concurrent.futures import ThreadPoolExecutor
 
+        self._check_process()
+        if self._waiter is None:
+            # One of its own: many that wait must not keep each other, or what else the loop does in threads, waiting.
+            self._waiter = ThreadPoolExecutor(1, "tiermem-subscription")
+        loop = asyncio.get_running_loop()
         while not self._closed:
             try:
                 # Fetched there and taken here: what an await that was cancelled has fetched stays for the next one.
-                if bool(self._ready) or await asyncio.to_thread(self._look):
+                if bool(self._ready) or await loop.run_in_executor(self._waiter, self._look):
                     return self._ready.popleft()
             except IndexError:
                 # Another task was faster.
@@ -207,6 +211,10 @@ class Subscription:
     def _check(self) -> None:
         if self._closed:
             raise ClosedError("the subscription was closed")
+        self._check_process()
+
+    def _check_process(self) -> None:
+        # Before the lock is asked for: in a forked child a thread may hold it that only the parent has.
         if self._process != os.getpid():
             raise ClosedError("a subscription belongs to the process that made it, and this one was forked from that")
 
@@ -313,8 +321,10 @@ def group_key(name: str) -> str:
 
 
 def _key(kind: str, name: str) -> str:
-    if not isinstance(name, str) or not 1 <= len(name.encode(errors="replace")) <= 200 or "\0" in name:
+    if not isinstance(name, str) or not 1 <= len(valid := name.encode(errors="replace")) <= 200 or "\0" in name:
         raise InvalidArgument(f"the name of a {kind} is a str of 1 to 200 UTF-8 bytes, not {name!r}")
+    if valid.decode() != name:
+        raise InvalidArgument(f"the name of a {kind} is valid Unicode, not {name!r}")
     return f"{kind}:{name}"
 
 

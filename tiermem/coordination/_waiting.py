@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
@@ -51,7 +52,7 @@ def seconds(name: str, duration: Duration) -> float:
         InvalidArgument: it is none.
     """
     length = duration.total_seconds() if isinstance(duration, timedelta) else duration
-    if isinstance(length, bool) or not isinstance(length, (int, float)) or not 0 <= length < math.inf:
+    if isinstance(length, bool) or not isinstance(length, (int, float)) or not 0 <= length <= sys.float_info.max:
         raise InvalidArgument(f"{name} is seconds ≥ 0 or a timedelta, not {duration!r}")
     return float(length)
 

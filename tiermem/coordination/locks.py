@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 GRACE: Final = 0.25
 """Seconds that whoever is next in the queue has to take what is free; then the one behind may."""
+PRESENCE: Final = 10.0
+"""Seconds after which one that waits and has not said so again is out of the queue: a writer that was killed keeps no
+readers waiting. It says so twice as often."""
 MOST_OWNER_BYTES: Final = 400
 
 
@@ -211,7 +214,8 @@ class Locks:
     A lease ends with its `ttl`, by the store's clock, so that a holder that died or hangs keeps nobody waiting; the
     holder that comes back too late is refused by the store wherever it gives `lease.guard`. That holds however far
     apart clocks are: a clock decides only when a lease may be taken over. Who waits is served in the order
-    of arrival; one that does not take what is free within a quarter of a second is passed over.
+    of arrival; one that does not take what is free within a quarter of a second is passed over, and one that was killed
+    is forgotten after ten.
 
     Built on conditional writes, batches, TTL and the change feed of `Memory`, and assumes that those conditions are
     linearizable. A grant, a renewal and a release cost a commit each, waiting one more. Without a timeout, and
@@ -320,7 +324,7 @@ class Locks:
         """Take the lock as soon as it is this one's turn; False if it was not by the time `due`."""
         name, claim, ledger, clock = hold.name, hold.claim, self._ledger, self._mem.clock
         rank: int | None = None
-        entered = False
+        said = -math.inf
         free: float | None = None
         try:
             while True:
@@ -332,23 +336,23 @@ class Locks:
                 free = (now if free is None else free) if open_to_all else None
                 turn = math.inf if free is None else free + place * GRACE
                 if now >= turn or (now >= due and state.admits(claim)):
-                    # Whoever only tries leaves the queue as it is.
-                    if hold.take(state, place if entered else 0):
+                    # Only those whom it has waited for are passed over; else the queue stays as it is.
+                    if hold.take(state, place if now >= turn else 0):
                         return True
                 elif now >= due:
                     break
-                elif (found := state.rank(claim)) is None:
+                elif (found := state.rank(claim)) is None or now >= said + PRESENCE / 2:
                     # Passed over while it could not run, it takes its old place.
-                    ledger.enter(name, claim, rank, None if due == math.inf else due - now)
-                    entered = True
+                    ledger.enter(name, claim, found or rank, min(due - now, PRESENCE))
+                    said = now
                 else:
                     rank = found
-                    self._sleep(name, state, min(due, turn, state.next_expiry))
+                    self._sleep(name, state, min(due, turn, state.next_expiry, said + PRESENCE / 2))
         except BaseException:
-            if entered:
+            if said > -math.inf:
                 ledger.leave(name, claim)
             raise
-        if entered:
+        if said > -math.inf:
             ledger.leave(name, claim)
         return False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -109,7 +110,10 @@ class Topics:
             InvalidNamespace, EncodingError, InvalidArgument, ReadOnlyError, ClosedError: nothing was published.
             StoreFullError, StorageError: it may have been, and is received once there is room.
         """
-        outlet = self._outlets.get(topic) or self._outlet(topic)
+        try:
+            outlet = self._outlets[topic]
+        except (KeyError, TypeError):
+            outlet = self._outlet(topic)
         if self._max_lag is not None:
             self._check_lag(topic, outlet, self._max_lag)
         mem = self._mem
@@ -158,7 +162,7 @@ class Topics:
         """
         interest = Interest(pattern)
         if group is not None:
-            if isinstance(lease, bool) or not isinstance(lease, (int, float)) or not 0 < lease < float("inf"):
+            if isinstance(lease, bool) or not isinstance(lease, (int, float)) or not 0 < lease <= sys.float_info.max:
                 raise InvalidArgument(f"lease is seconds > 0, not {lease!r}")
             if isinstance(prefetch, bool) or not isinstance(prefetch, int) or prefetch < 1:
                 raise InvalidArgument(f"prefetch is a number of messages ≥ 1, not {prefetch!r}")
@@ -196,13 +200,14 @@ class Topics:
         state = mem.get(layout.consumers, key)
         if state is None:
             return False
+        # First: were this call to end here, the next one would still find what it has to remove.
+        mem.cursor(f"{layout.root}:{key}").delete()
         with mem.batch() as batch:
             batch.delete(layout.consumers, key)
             batch.delete(layout.positions, f"{key}@{state['epoch']}")
             for token in state["claims"]:
                 batch.delete(layout.acks, token)
                 batch.delete(layout.members, token)
-        mem.cursor(f"{layout.root}:{key}").delete()
         return True
 
     def trim(self, pattern: str = "**", *, retention: Retention | None = None, force: bool = False) -> int:
@@ -211,6 +216,8 @@ class Topics:
         retention: other limits than those this object was made with. force: also what registered consumers have not
         acknowledged yet; whoever then looks for it gets `LagExceeded`.
         """
+        if retention is not None and not isinstance(retention, Retention):
+            raise InvalidArgument(f"retention is a Retention, not {type(retention).__name__}")
         return sum(
             trim(self._mem, self._layout, topic, retention or self._limits(topic), force=force)
             for topic in self.topics(pattern)

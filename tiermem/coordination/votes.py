@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import sys
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from fractions import Fraction
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
@@ -63,23 +65,22 @@ class Proposal(NamedTuple):
         else it expires. Before it, once there is that quorum, a share counts that stands however the others vote.
         """
         weights = self.electorate
-        total = math.fsum(weights.values())
-        cast = math.fsum(weights[member] for member in self.votes)
-        approving = math.fsum(weights[member] for member, approve in self.votes.items() if approve)
-        rejecting = math.fsum(weights[member] for member, approve in self.votes.items() if not approve)
+        approving = _total(weights[member] for member, approve in self.votes.items() if approve)
+        rejecting = _total(weights[member] for member, approve in self.votes.items() if not approve)
+        silent = _total(weight for member, weight in weights.items() if member not in self.votes)
+        cast = approving + rejecting
         over = over or len(self.votes) == len(weights)
-        if cast / total < self.quorum:
+        if float(cast / (cast + silent)) < self.quorum:
             return "expired" if over else "pending"
         if over:
             return "approved" if self._carries(approving, rejecting, cast) else "rejected"
-        silent = math.fsum(weight for member, weight in weights.items() if member not in self.votes)
-        if self._carries(approving, rejecting + silent, total):
+        if self._carries(approving, rejecting + silent, cast + silent):
             return "approved"
-        return "pending" if self._carries(approving + silent, rejecting, total) else "rejected"
+        return "pending" if self._carries(approving + silent, rejecting, cast + silent) else "rejected"
 
-    def _carries(self, approving: float, rejecting: float, cast: float) -> bool:
+    def _carries(self, approving: Fraction, rejecting: Fraction, cast: Fraction) -> bool:
         # A quotient of weights is rounded as the threshold was when it was written down: 11 of 20 are 0.55.
-        return approving > rejecting and approving / cast >= self.threshold
+        return approving > rejecting and float(approving / cast) >= self.threshold
 
 
 class Votes:
@@ -135,7 +136,8 @@ class Votes:
         if _number("threshold", threshold) == 0:
             raise InvalidArgument("a threshold is above 0")
         end = None if deadline is None else to_epoch(deadline)
-        if end is not None and end <= now:
+        # Who was started again may find what it has proposed over.
+        if end is not None and end <= now and not (id is not None and self._mem.contains(self._namespace, chosen)):
             raise InvalidArgument(f"the deadline {end} is not ahead of {now}")
         terms = {
             "name": name,
@@ -270,6 +272,11 @@ def _proposal(record: Record) -> Proposal:
     return Proposal(id=record.key, **value)
 
 
+def _total(weights: Iterable[float]) -> Fraction:
+    """Weights as they are written, added up without rounding: 0.1 and 0.2 are a tie with 0.3."""
+    return sum((Fraction(repr(weight)) for weight in weights), Fraction())
+
+
 def _check_text(what: str, text: object) -> str:
     if not isinstance(text, str) or "\0" in text or not 0 < len(text.encode(errors="replace")) <= MAX_ID_BYTES:
         raise InvalidArgument(f"{what} is a str of 1 to {MAX_ID_BYTES} UTF-8 bytes without NUL, not {text!r:.80}")
@@ -281,7 +288,7 @@ def _weights(electorate: Mapping[str, float]) -> dict[str, float]:
         raise InvalidArgument("an electorate is a mapping of at least one member to its weight")
     weights = {}
     for member, weight in electorate.items():
-        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < math.inf:
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight <= sys.float_info.max:
             raise InvalidArgument(f"the weight of {member!r:.80} is a number > 0, not {weight!r}")
         weights[_check_text("member", member)] = float(weight)
     if not math.isfinite(sum(weights.values())):
