@@ -419,6 +419,13 @@ def test_a_commit_wakes_the_threads_that_wait(control: Control, waiters: int) ->
     assert results == [True] * waiters
 
 
+def test_who_sleeps_no_more_is_forgotten(control: Control) -> None:
+    for timeout in (0.0, 0.001):
+        control.wait(control.counter, timeout)
+        control.doze(lambda: True, timeout)
+    assert not control._ear._others
+
+
 def test_no_thread_hears_what_was_meant_for_all(control: Control, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_NAP", LONG)
     rounds, heard = 100, [0] * 4
