@@ -68,8 +68,12 @@ def raise_everywhere(root: Path, committer: str) -> None:
     possible: dict[str, set[int]] = {}
     interrupted = 0
 
+    armed = False
+
     def interrupt() -> None:
-        raise InterruptedWrite
+        # One that comes late interrupts nothing.
+        if armed:
+            raise InterruptedWrite
 
     with tiermem.open(root, config=config(committer)) as mem:
         for verb in VERBS:
@@ -82,9 +86,11 @@ def raise_everywhere(root: Path, committer: str) -> None:
             key = f"{number % 500:04d}"
             try:
                 try:
+                    armed = True
                     soon(rng)
                     VERBS[verb](mem, number)
                 finally:
+                    armed = False
                     signal.setitimer(signal.ITIMER_REAL, 0)
                 if verb < 6:
                     possible[key] = {number}

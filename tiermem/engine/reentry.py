@@ -66,12 +66,15 @@ def owned(lock: threading.RLock) -> bool:
 def refuse_inside(lock: threading.Lock, commit_lock: threading.RLock) -> None:
     """LockTimeout where this call interrupts one of the same thread that holds either lock of a store.
 
-    What is left of a call that an interrupt has ended may still be held by the interrupt's own traceback.
+    What is left of a call that an interrupt has ended may still be held by the interrupt's own traceback, or be a lock
+    that was about to be released.
     """
     if lock.locked():
         refuse_reentry(lock)
     if owned(commit_lock) and not _interrupting():
         gc.collect()
+        while owned(commit_lock) and threading.current_thread() is threading.main_thread():
+            commit_lock.release()
     if owned(commit_lock):
         raise _reentered()
 

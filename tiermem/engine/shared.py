@@ -11,7 +11,7 @@ from typing import Final
 from tiermem.engine.reentry import owned
 
 _NAP: Final = 0.25
-"""Most seconds a thread waits before it looks again: an interrupt may have kept the one that worked from waking it."""
+"""Most seconds a thread waits for another's work."""
 
 
 class Shared:
@@ -26,13 +26,14 @@ class Shared:
         self._waiting: deque[threading.Lock] = deque()
 
     def until(self, done: Callable[[], bool], work: Callable[[], object]) -> None:
-        """Return once `done()`; one thread at a time calls `work()`, as often as it takes.
+        """Return once `done()`; as a rule one thread at a time calls `work()`, as often as it takes.
 
         What `work` raises is raised to the thread that called it, and another goes on.
         """
         while not done():
-            if not self._work(done, work):
-                self._wait()
+            if not self._work(done, work) and not self._wait():
+                # Whoever works is slow, or was ended by an interrupt before it could say so.
+                work()
 
     def _work(self, done: Callable[[], bool], work: Callable[[], object]) -> bool:
         try:
@@ -41,20 +42,22 @@ class Shared:
                 work()
             return mine
         finally:
-            # An interrupt may come just behind the acquiring.
+            # An interrupt may come just behind the acquiring, or have come before a releasing.
             if owned(self._working):
-                self._working.release()
+                while owned(self._working):
+                    self._working.release()
                 self._wake()
 
-    def _wait(self) -> None:
+    def _wait(self) -> bool:
+        """Wait to be woken; False if nobody did."""
         own = threading.Lock()
         own.acquire()
         self._waiting.append(own)
         # Whoever works now finds this thread waiting when that is done; whoever was done before did not.
         if self._working.acquire(blocking=False):
             self._working.release()
-        else:
-            own.acquire(timeout=_NAP)
+            return True
+        return own.acquire(timeout=_NAP)
 
     def _wake(self) -> None:
         with suppress(IndexError):
