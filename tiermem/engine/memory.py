@@ -78,11 +78,6 @@ class Memory(Reads, Writes):
         if not store.read_only:
             (store.committer.flush if wait else store.committer.hasten)()
 
-    @property
-    def clock(self) -> Clock:
-        """Where event times and expiry come from."""
-        return self._store.clock
-
     def check(self, repair: bool = False) -> CheckReport:
         """Audit the live store: pages, frames, checksums, index rows, counters, log and journals.
 
