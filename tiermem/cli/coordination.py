@@ -7,14 +7,13 @@ from argparse import Namespace
 import tiermem
 from tiermem.cli.outcome import OK
 from tiermem.cli.screen import brief, moment, put_json, show_table
-from tiermem.cli.stores import open_store, open_with_clock
+from tiermem.cli.stores import open_store
 
 
 def locks(options: Namespace) -> int:
-    mem, clock = open_with_clock(options)
-    with mem:
+    with open_store(options) as mem:
         found = tiermem.Locks(mem, namespace=options.namespace).list()
-        now = clock.now()
+        now = mem.clock.now()
     if options.json:
         for state in found:
             holders = [holder._asdict() for holder in state.holders]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tiermem.cli.outcome import FINDING, OK, complain
 from tiermem.cli.screen import brief, moment, put_json, show_table
-from tiermem.cli.stores import open_with_clock
+from tiermem.cli.stores import as_of, open_store
 
 if TYPE_CHECKING:
     from tiermem.reasoning.lesson import Lesson
@@ -16,22 +16,17 @@ if TYPE_CHECKING:
 def lessons(options: Namespace) -> int:
     # Loaded where it is asked for: no other command needs it.
     from tiermem.reasoning.bank import ReasoningBank
-    from tiermem.trajectory.views import EVER
 
-    mem, clock = open_with_clock(options)
-    with mem:
+    with open_store(options) as mem:
         bank = ReasoningBank(mem, name=options.namespace)
-        as_of = options.as_of
-        if as_of is None and clock.domain == "simulated" and options.now is None:
-            # A clock that nobody has set knows no present.
-            as_of = EVER
+        known = as_of(options, mem)
         if options.show is not None:
-            found = bank.history(options.show, as_of=as_of)
+            found = bank.history(options.show, as_of=known)
             if not found:
                 complain(options, f"no lesson {options.show!r}")
                 return FINDING
         else:
-            found = list(bank.lessons(where=options.where, as_of=as_of, every=options.every))
+            found = list(bank.lessons(where=options.where, as_of=known, every=options.every))
     if options.json:
         for one in found:
             put_json(_form(one))

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import tiermem
 from tiermem.cli import coordination, lessons, messages, records, trajectories, transfer, upkeep
 from tiermem.cli.outcome import MISTAKE
+from tiermem.cli.screen import SHOWN
 from tiermem.codec import jsonform
 from tiermem.trajectory.types import LABELS
 
@@ -132,7 +133,7 @@ def _add_records(command: Callable[..., ArgumentParser]) -> None:
     scan.add_argument("--prefix", default="", metavar="P", help="only keys that start with P")
     scan.add_argument("--start", metavar="KEY", help="only keys at or behind KEY")
     _filters(scan)
-    scan.add_argument("--limit", type=count, metavar="N", help=f"at most N records (a table: {records.SHOWN})")
+    scan.add_argument("--limit", type=count, metavar="N", help=f"at most N records (a table: {SHOWN})")
     scan.add_argument("--reverse", action="store_true", help="against the order")
 
     latest = command("latest", records.latest, "list the records with the highest event times, newest first")
@@ -170,7 +171,7 @@ def _add_trajectories(command: Callable[..., ArgumentParser]) -> None:
     runs.add_argument("--verdict", choices=LABELS, metavar="LABEL", help=f"only those judged {', '.join(LABELS)}")
     runs.add_argument("--pending", action="store_true", help="only those with an outcome still to come")
     runs.add_argument("--as-of", type=moment, metavar="TIME", help="as they were known then")
-    runs.add_argument("--limit", type=count, metavar="N", help=f"at most N (a table: {trajectories.SHOWN})")
+    runs.add_argument("--limit", type=count, metavar="N", help=f"at most N (a table: {SHOWN})")
     runs.add_argument("--oldest", action="store_true", help="the first to begin come first")
 
 

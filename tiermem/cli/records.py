@@ -10,13 +10,11 @@ from typing import Any, Final
 
 import tiermem
 from tiermem.cli.outcome import FINDING, OK, BadUsage, complain
-from tiermem.cli.screen import brief, fields, moment, put_json, record_form, show_table
+from tiermem.cli.screen import SHOWN, brief, fields, moment, put_json, record_form, show_table
 from tiermem.cli.stores import open_store
 from tiermem.codec import jsonform
 from tiermem.namespaces import match
 
-SHOWN: Final = 50
-"""Rows of a table unless a limit is given."""
 RECENT: Final = 20
 """Changes shown unless told where to start."""
 

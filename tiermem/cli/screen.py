@@ -16,6 +16,8 @@ from tiermem.types import Record
 if TYPE_CHECKING:
     from rich.console import Console
 
+SHOWN: Final = 50
+"""Rows of a table unless a limit is given."""
 PIPE_WIDTH: Final = 160
 """Columns of a table that is not shown on a terminal."""
 LONGEST_CELL: Final = 2000

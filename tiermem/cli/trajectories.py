@@ -4,34 +4,26 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from tiermem.cli.outcome import FINDING, OK, complain
-from tiermem.cli.screen import brief, fields, moment, put_json, show_table
-from tiermem.cli.stores import open_with_clock
+from tiermem.cli.screen import SHOWN, brief, fields, moment, put_json, show_table
+from tiermem.cli.stores import as_of, open_store
 
 if TYPE_CHECKING:
     from tiermem.trajectory.types import Step, Trajectory
-
-SHOWN: Final = 50
-"""Rows of a table unless a limit is given."""
 
 
 def trajectories(options: Namespace) -> int:
     # Loaded where it is asked for: no other command needs it.
     from tiermem.trajectory.jsonl import form
     from tiermem.trajectory.trajectories import Trajectories
-    from tiermem.trajectory.views import EVER
 
-    mem, clock = open_with_clock(options)
-    with mem:
+    with open_store(options) as mem:
         trail = Trajectories(mem, options.namespace)
-        as_of = options.as_of
-        if as_of is None and clock.domain == "simulated" and options.now is None:
-            # A clock that nobody has set knows no present.
-            as_of = EVER
+        known = as_of(options, mem)
         if options.show is not None:
-            found = trail.get(options.show, as_of=as_of)
+            found = trail.get(options.show, as_of=known)
             if found is None:
                 complain(options, f"no trajectory {options.show!r}")
                 return FINDING
@@ -49,7 +41,7 @@ def trajectories(options: Namespace) -> int:
             verdict=options.verdict,
             pending=True if options.pending else None,
             where=options.where,
-            as_of=as_of,
+            as_of=known,
             limit=limit,
             reverse=not options.oldest,
         )

@@ -18,9 +18,8 @@ from typing import Any, Final
 import tiermem
 from tiermem.cli.outcome import FINDING, OK, BadUsage, complain
 from tiermem.cli.screen import progress, put_json, record_form
-from tiermem.cli.stores import open_store, open_with_clock
+from tiermem.cli.stores import open_store
 from tiermem.codec import jsonform
-from tiermem.protocols import Clock
 
 BATCH_ROWS: Final = 1000
 BATCH_BYTES: Final = 4 * 2**20
@@ -73,10 +72,9 @@ def load(options: Namespace) -> int:
         if options.file != "-":
             source = stack.enter_context(Path(options.file).open("rb"))
             total = os.fstat(source.fileno()).st_size
-        mem, clock = open_with_clock(options, write=True, create=True)
-        stack.enter_context(mem)
+        mem = stack.enter_context(open_store(options, write=True, create=True))
         advance = stack.enter_context(progress(total, quiet=options.json))
-        loader = _Loader(mem, clock)
+        loader = _Loader(mem)
         for number, line in enumerate(source, 1):
             advance(len(line))
             if line.strip():
@@ -94,11 +92,10 @@ def load(options: Namespace) -> int:
 class _Loader:
     """Lines of an export on their way into a store, in batches of one namespace."""
 
-    def __init__(self, mem: tiermem.Memory, clock: Clock) -> None:
+    def __init__(self, mem: tiermem.Memory) -> None:
         self.imported = 0
         self.expired = 0
         self._mem = mem
-        self._clock = clock
         self._namespace = ""
         self._rows: list[tuple[int, tiermem.Item, float | None]] = []
         self._bytes = 0
@@ -131,7 +128,7 @@ class _Loader:
         """Put what has been taken into the store."""
         rows, self._rows, self._bytes = self._rows, [], 0
         # What is left to live is counted from the put: the longer it waits, the less is left.
-        now = self._clock.now()
+        now = self._mem.clock.now()
         live = [(number, _timed(item, expires, now)) for number, item, expires in rows if not _past(expires, now)]
         self.expired += len(rows) - len(live)
         if not live:
