@@ -19,7 +19,7 @@ import pytest
 
 import tiermem
 from tests.workers import Peer, config, eventually, in_child, join
-from tiermem.engine import assistant, processes
+from tiermem.engine import assistant, processes, scheduling
 from tiermem.tiers.filelock import holder
 
 HELPED = config(committer="helper", sync_interval=0.01)
@@ -54,6 +54,12 @@ def arrived(root: Path, mem: tiermem.Memory) -> int:
     return pid(root)
 
 
+def may_be_realtime() -> bool:
+    """True if a process of this user may run in real time."""
+    _, status = os.waitpid(in_child(scheduling.realtime), 0)
+    return status == 0
+
+
 def gone(process: int) -> bool:
     """True once a process has ended, whether or not anybody has taken note."""
     try:
@@ -66,6 +72,36 @@ def applied(mem: tiermem.Memory) -> bool:
     """True if L3 holds everything this client has journaled. It does not commit; asking retires what is pending."""
     mem.get("n", "no such key")
     return mem.stats().writes.pending_bytes == 0 and mem.stats().writes.pending == 0
+
+
+def test_a_terminal_that_interrupts_the_client_does_not_reach_it(root: Path) -> None:
+    with tiermem.open(root, config=HELPED) as mem:
+        helper = arrived(root, mem)
+        assert os.getpgid(helper) == helper
+        assert os.getsid(helper) == os.getsid(0), "a session of its own would get a share of the cores of its own"
+
+
+def test_it_commits_at_real_time_priority_where_it_may(root: Path) -> None:
+    with tiermem.open(root, config=config(committer="helper", sync_interval=0.01, realtime=True)) as mem:
+        helper = arrived(root, mem)
+        if may_be_realtime():
+            assert eventually(lambda: scheduling.is_realtime(helper)), str(mem.stats())
+            assert mem.stats().degraded == ()
+            os.sched_setscheduler(helper, os.SCHED_OTHER, os.sched_param(0))
+        assert eventually(lambda: "real-time" in str(mem.stats().degraded)), str(mem.stats())
+        mem.put("n", "k", 1)
+        assert eventually(lambda: applied(mem))
+
+
+def test_only_the_thread_that_commits_runs_in_real_time(root: Path) -> None:
+    with tiermem.open(root, config=config(committer="helper", sync_interval=0.01, realtime=True)) as mem:
+        helper = arrived(root, mem)
+        if not may_be_realtime():
+            pytest.skip("real-time priority is not permitted here")
+        assert eventually(lambda: scheduling.is_realtime(helper))
+        threads = [int(one.name) for one in Path(f"/proc/{helper}/task").iterdir()]
+        assert [thread for thread in threads if scheduling.is_realtime(thread)] == [helper]
+        assert len(threads) > 1
 
 
 def test_it_commits_what_a_client_has_put(root: Path) -> None:

@@ -91,6 +91,8 @@ class ColdConfig:
     share_interval: the same while other clients have the store open, if it is less: they wait to see it (0.002).
     committer: "inline" commits in the writing thread, "thread" in a background thread, "helper" in a process
         that all clients of the store share; "auto" is a thread until that falls behind, then the helper.
+    realtime: the helper commits at real-time priority (SCHED_FIFO 1), if the user may do that: others see a write
+        within milliseconds although loops spin on every core; it takes all of a core while it is behind (False).
     journal_bytes: size of this process's journal, which bounds what may be pending (16 MiB).
     log_retention: changes kept in the change log behind the newest (250,000).
     max_readers: most simultaneous read transactions over all processes; an opening may raise it (1022).
@@ -100,6 +102,7 @@ class ColdConfig:
     sync_interval: float = 0.05
     share_interval: float = 0.002
     committer: Literal["auto", "inline", "thread", "helper"] = "auto"
+    realtime: bool = False
     journal_bytes: int = 16 * 2**20
     log_retention: int = 250_000
     max_readers: int = 1022
@@ -111,6 +114,7 @@ class ColdConfig:
             known = isinstance(interval, (int, float)) and not isinstance(interval, bool)
             _require(known and 0 < interval <= 60, f"ColdConfig.{name} must lie in (0, 60] seconds, not {interval!r}")
         _require(self.committer in ("auto", "inline", "thread", "helper"), f"no committer {self.committer!r}")
+        _require(isinstance(self.realtime, bool), f"ColdConfig.realtime is a bool, not {self.realtime!r}")
         _require(self.journal_bytes % 4096 == 0, "ColdConfig.journal_bytes must be a multiple of 4096")
         _require(self.max_readers <= 100_000, "ColdConfig.max_readers must be at most 100000")
 

@@ -33,11 +33,14 @@ LAST: Final = 0.5
 """Seconds a reader goes on looking when the writer has ended."""
 WAYS: Final = ("get", "scan", "search_similar", "changes", "ns[key]")
 HOMES: Final = ("auto", "thread", "helper")
+REALTIME: Final = "helper in real time"
 NEVER: Final = -1
 
 
 def opened(root: Path, home: str) -> Memory:
-    """The store, committed to where `home` says; all else by default."""
+    """The store, committed to where and as `home` says; all else by default."""
+    if home == REALTIME:
+        return tiermem.open(root, config=Config(cold=ColdConfig(committer="helper", realtime=True)))
     return tiermem.open(root, config=Config(cold=ColdConfig(committer=home)))  # type: ignore[arg-type]  # of HOMES
 
 

@@ -15,6 +15,7 @@ import msgspec
 
 from tiermem.config import CodecConfig, ColdConfig, IndexType, Metric
 from tiermem.engine.forking import unforked
+from tiermem.engine.scheduling import is_realtime
 from tiermem.errors import TiermemError
 from tiermem.tiers.filelock import holder
 
@@ -96,11 +97,22 @@ class Assistant:
                 os.kill(process, signal.SIGKILL)
             process = 0
         if process:
-            store.degraded.pop("helper", None)
+            self._judge(process)
         elif self.present:
             store.degraded["helper"] = f"the helper process has ended{_last_words(store.root / LOG)}"
         self.present = process != 0
         return self.present
+
+    def _judge(self, process: int) -> None:
+        """Say so where a helper is there, but not as it was asked for."""
+        slow = False
+        if self._store.config.cold.realtime:
+            with suppress(ProcessLookupError):
+                slow = not is_realtime(process)
+        if slow:
+            self._store.degraded["helper"] = "the helper process does not run at real-time priority"
+        else:
+            self._store.degraded.pop("helper", None)
 
     def sees_to_it(self) -> bool:
         """True if a helper is there and has applied something at one of the last looks, if there was anything."""

@@ -22,6 +22,7 @@ import msgspec
 from tiermem.config import Config, VectorConfig
 from tiermem.engine import opening
 from tiermem.engine.assistant import LOCK, LOG, READY, Orders, wished
+from tiermem.engine.scheduling import prompt, realtime
 from tiermem.errors import LockTimeout
 from tiermem.tiers.control import HASTE as HASTE_WORD
 from tiermem.tiers.filelock import exclusive, hold
@@ -74,12 +75,21 @@ class Helper:
         tending = threading.Thread(target=self._tend, name="tiermem-upkeep")
         tending.start()
         try:
+            self._hurry_up()
             self._commit()
         finally:
             self._ended.set()
             tending.join()
         if self._failed:
             raise self._failed[0]
+
+    def _hurry_up(self) -> None:
+        """A commit sleeps in each sync; where loops spin on all cores, it goes on when the system lets it."""
+        prompt()
+        if self._store.config.cold.realtime:
+            # Clients see whether it runs so.
+            with suppress(OSError):
+                realtime()
 
     def _tend(self) -> None:
         try:
@@ -156,7 +166,9 @@ def main() -> int:
     if os.fork():
         # Nobody's child, it needs nobody to wait for it.
         os._exit(0)
-    os.setsid()
+    # Keys that interrupt the client do not reach it; the session stays the client's, and the system divides the cores
+    # between sessions first.
+    os.setpgid(0, 0)
     root = Path(os.fsdecode(orders.root))
     os.chdir(root)
     lock = hold(root / LOCK)
