@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tiermem.types import FloatArray
+
+_GROUPS: Final = 8
+"""For each row that is wanted."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +75,7 @@ def rank(
     ages = np.maximum(0.0, at - table.confirmed_at)
     logs = _log_scores(table, similarity, ages, ranking)
     wanted = max(ranking.pool, 4 * k)
-    if mask is not None:
-        logs[~mask] = np.nan
-    # NaN sorts behind every number, and is at or above none.
-    matches = len(logs) if mask is None else int(np.count_nonzero(mask))
-    edge = np.partition(-logs, wanted - 1)[wanted - 1] if matches > wanted else np.inf
-    pool = np.flatnonzero(-logs <= edge)
+    pool = _highest(logs, wanted, mask)
     # Rows are in the order of their ids, which a stable sort keeps among equals.
     pool = pool[np.argsort(-logs[pool], kind="stable")[:wanted]]
     scores, vectors = np.exp2(logs[pool]), table.vectors[pool]
@@ -104,6 +102,19 @@ def rank(
         relevance = ranking.diversity * scores - (1.0 - ranking.diversity) * redundancy
         relevance[chosen] = -np.inf
     return found
+
+
+def _highest(logs: NDArray[np.float64], wanted: int, mask: NDArray[np.bool_] | None) -> NDArray[np.intp]:
+    """Rows that the mask lets through, among them the `wanted` of the highest scores and all that equal these."""
+    if mask is not None:
+        rows = np.flatnonzero(mask)
+        return rows[_highest(logs[rows], wanted, None)]
+    group = len(logs) // (_GROUPS * wanted)
+    if not group:
+        return np.arange(len(logs))
+    # So many groups hold a row that is as high as this: no row below is among them.
+    tops = np.maximum.reduceat(logs, np.arange(0, len(logs), group))
+    return np.flatnonzero(logs >= np.partition(tops, len(tops) - wanted)[len(tops) - wanted])
 
 
 def _log_scores(
