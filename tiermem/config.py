@@ -61,7 +61,7 @@ class VectorConfig:
     m: links of a row in an HNSW graph (16). ef_construction: breadth of the search for them (128; half of it
         for segments of fewer than 32,768 rows, which are soon merged).
     metric: the metric of namespaces whose first vector arrives without `create_namespace`.
-    seal_rows: vectors gathered in the tail, which is compared row by row, before they are sealed (4096).
+    seal_rows: vectors gathered in the tail, which is compared row by row, before they are sealed (2048).
     """
 
     engine: Literal["faiss", "hnswlib"] | VectorEngine = "faiss"
@@ -69,7 +69,7 @@ class VectorConfig:
     m: int = 16
     ef_construction: int = 128
     metric: Metric = "cosine"
-    seal_rows: int = 4096
+    seal_rows: int = 2048
 
     def __post_init__(self) -> None:
         _require(self.metric in METRICS, f"VectorConfig.metric must be one of {METRICS}, not {self.metric!r}")

@@ -9,7 +9,7 @@ FANOUT: Final = 6
 """So many segments of about one size become one; every row is rewritten once per power of this."""
 YOUNG: Final = 32_768
 """Segments of fewer rows are soon merged, and each costs a search about the same:"""
-YOUNG_FANOUT: Final = 3
+YOUNG_FANOUT: Final = 2
 """so many of one size become one."""
 MOST_DEAD: Final = 0.25
 """A segment with a larger share of tombstones is rewritten."""

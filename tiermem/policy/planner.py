@@ -28,7 +28,7 @@ EXACTLY: Final = Plan(0, 0)
 
 def glance(way: Plan, k: int) -> Plan:
     """What is enough to see whether any of a segment's rows is among the k best of all."""
-    return Plan(max(way.effort // 4, k), k)
+    return Plan(max(way.effort // 5, k), k)
 
 
 def promising(count: int, k: int) -> bool:

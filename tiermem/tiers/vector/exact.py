@@ -6,6 +6,7 @@ that has begun keeps seeing what it began with.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Final
@@ -22,7 +23,19 @@ BLOCK_ROWS: Final = 8192
 
 
 class _Block:
-    __slots__ = ("alive", "at", "expires", "keys", "metadata", "rows", "size", "squares", "versions")
+    __slots__ = (
+        "alive",
+        "at",
+        "dead",
+        "expires",
+        "first_expiry",
+        "keys",
+        "metadata",
+        "rows",
+        "size",
+        "squares",
+        "versions",
+    )
 
     def __init__(self, rows: int, dimension: int) -> None:
         self.rows: NDArray[np.float32] = np.empty((rows, dimension), np.float32)
@@ -34,6 +47,8 @@ class _Block:
         self.keys: list[str] = []
         self.metadata: list[bytes] = []
         self.size = 0
+        self.dead = 0
+        self.first_expiry = math.inf
 
 
 def _row(key: str, block: _Block, at: int) -> Row:
@@ -41,15 +56,21 @@ def _row(key: str, block: _Block, at: int) -> Row:
     return Row(key, vector, block.versions[at], moment, expires, block.metadata[at])
 
 
-def _products(vectors: NDArray[np.float32], rows: NDArray[np.intp], query: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The inner product of `query` and each of those rows."""
+def _products(
+    vectors: NDArray[np.float32], rows: NDArray[np.intp] | None, query: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """The inner product of `query` and each of those rows, or of all."""
     with np.errstate(all="ignore"):
         # As fast as a matrix product, which would wait for a thread on every core, busy as they may be.
-        if len(rows) * 4 <= len(vectors):
+        if rows is not None and len(rows) * 4 <= len(vectors):
             products: NDArray[np.float32] = np.vecdot(vectors[rows], query)
             return products
         products = np.vecdot(vectors, query)
-    return products if len(rows) == len(products) else products[rows]
+    return products if rows is None or len(rows) == len(products) else products[rows]
+
+
+def _joined(parts: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 class ExactIndex:
@@ -125,6 +146,7 @@ class ExactIndex:
                 self._bury(row.key)
                 self._where[row.key] = (block, number)
             block.alive[start:stop] = True
+            block.first_expiry = min(block.first_expiry, float(block.expires[start:stop].min()))
             block.size = stop
             done += len(part)
 
@@ -145,34 +167,44 @@ class ExactIndex:
         """
         with self._lock:
             # All that a writer changes in place; what it appends lies behind `size`.
-            view = [(block, block.size, block.alive[: block.size].copy()) for block in self._blocks if block.size]
-        asked: list[tuple[_Block, NDArray[np.intp]]] = []
+            view = [
+                (block, block.size, block.alive[: block.size].copy() if block.dead else None)
+                for block in self._blocks
+                if block.size
+            ]
+        asked: list[tuple[_Block, int, NDArray[np.intp] | None]] = []
         products: list[NDArray[np.float32]] = []
         for block, size, alive in view:
-            mask = alive & (block.expires[:size] > now)
-            if since != -np.inf:
-                mask &= block.at[:size] >= since
-            if until != np.inf:
-                mask &= block.at[:size] < until
-            rows = mask.nonzero()[0]
-            if allows is not None:
-                metadata = block.metadata
-                verdicts = [allows(metadata[row]) for row in rows.tolist()]
-                rows = rows[np.array(verdicts, bool)]
-            if len(rows):
-                asked.append((block, rows))
-                products.append(_products(block.rows[:size], rows, query))
+            rows = None
+            timed = since != -math.inf or until != math.inf
+            if timed or allows is not None or alive is not None or block.first_expiry <= now:
+                mask = block.expires[:size] > now
+                if alive is not None:
+                    mask &= alive
+                if timed:
+                    mask &= (block.at[:size] >= since) & (block.at[:size] < until)
+                rows = mask.nonzero()[0]
+                if allows is not None:
+                    metadata = block.metadata
+                    verdicts = [allows(metadata[row]) for row in rows.tolist()]
+                    rows = rows[np.array(verdicts, bool)]
+                if not len(rows):
+                    continue
+            asked.append((block, size, rows))
+            products.append(_products(block.rows[:size], rows, query))
         if not asked:
             return []
         # All blocks at once: each step costs more than the rows of a small one.
-        squares = np.concatenate([block.squares[rows] for block, rows in asked])
-        chosen = shortlist(self.metric, np.concatenate(products), squares, query, k, min_score)
+        squares = [block.squares[:size] if rows is None else block.squares[rows] for block, size, rows in asked]
+        chosen = shortlist(self.metric, _joined(products), _joined(squares), query, k, min_score)
         pool: list[tuple[float, str, _Block, int]] = []
         first = 0
-        for block, rows in asked:
-            start, stop = np.searchsorted(chosen, (first, first + len(rows))).tolist()
-            places = rows[chosen[start:stop] - first]
-            first += len(rows)
+        for (block, _, rows), part in zip(asked, products, strict=True):
+            start, stop = np.searchsorted(chosen, (first, first + len(part))).tolist()
+            places = chosen[start:stop] - first
+            if rows is not None:
+                places = rows[places]
+            first += len(part)
             if len(places):
                 scores = exact_scores(self.metric, block.rows[places], query)
                 pool.extend(
@@ -197,6 +229,7 @@ class ExactIndex:
         place = self._where.get(key)
         if place is not None:
             place[0].alive[place[1]] = False
+            place[0].dead += 1
             self._dead += 1
 
     def _settle(self) -> None:
