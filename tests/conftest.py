@@ -1,4 +1,4 @@
-"""What the tests share: Hypothesis profiles, measured data, fresh interpreters."""
+"""What the tests share: Hypothesis profiles, a store on a simulated clock, peers, measured data, fresh interpreters."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from multiprocessing import resource_tracker
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+import tiermem
+from tests.workers import INLINE, START, Peer
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -33,6 +37,33 @@ def pytest_unconfigure() -> None:
     stop: Callable[[], None] | None = getattr(resource_tracker._resource_tracker, "_stop", None)
     if stop is not None:
         stop()
+
+
+@pytest.fixture
+def clock() -> tiermem.SimulatedClock:
+    """A clock that stands at START until it is moved."""
+    return tiermem.SimulatedClock(START)
+
+
+@pytest.fixture
+def mem(tmp_path: Path, clock: tiermem.SimulatedClock) -> Iterator[tiermem.Memory]:
+    """A store on that clock, in `tmp_path / "store"`, that commits nothing unless it is asked to."""
+    with tiermem.open(tmp_path / "store", config=tiermem.Config(cold=INLINE), clock=clock) as mem:
+        yield mem
+
+
+@pytest.fixture
+def peer() -> Iterator[Callable[..., Peer]]:
+    """`peer(root, **opening)`: a process with the store open; all are ended with the test."""
+    made: list[Peer] = []
+
+    def make(root: Path | None, **opening: Any) -> Peer:
+        made.append(Peer(root, **opening))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.kill()
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -10,21 +9,8 @@ from typing import Any
 import pytest
 
 import tiermem
-from tests.workers import Peer, config, eventually
+from tests.workers import START, Peer, eventually
 from tiermem import Agents, EncodingError, InvalidArgument, InvalidKey, Memory, SimulatedClock
-
-START = 1000.0
-
-
-@pytest.fixture
-def clock() -> SimulatedClock:
-    return SimulatedClock(START)
-
-
-@pytest.fixture
-def mem(tmp_path: Path, clock: SimulatedClock) -> Iterator[Memory]:
-    with tiermem.open(tmp_path / "store", clock=clock, config=config(committer="inline")) as opened:
-        yield opened
 
 
 def test_heartbeats(mem: Memory, clock: SimulatedClock) -> None:

@@ -12,6 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 import tiermem
+from tests.workers import INLINE, START
 from tiermem.reasoning.bank import ReasoningBank
 from tiermem.reasoning.distill import Distiller, Judged, Situation, Text
 from tiermem.reasoning.inference import Evidence
@@ -20,19 +21,13 @@ from tiermem.reasoning.posterior import Beta
 from tiermem.reasoning.verdict import DirectionHit, SuccessLabel
 from tiermem.trajectory.types import StepVerdict
 
-START = 1_000_000.0
-INLINE = tiermem.Config(cold=tiermem.ColdConfig(committer="inline", journal_bytes=2**20, sync_interval=60.0))
 EAST, NORTH, WEST = np.array([[1, 0, 0], [0, 1, 0], [-1, 0, 0]], np.float32)
 
 
 @pytest.fixture
-def clock() -> tiermem.SimulatedClock:
-    return tiermem.SimulatedClock(START)
-
-
-@pytest.fixture
 def mem(tmp_path: Path, clock: tiermem.SimulatedClock) -> Iterator[tiermem.Memory]:
-    with tiermem.open(tmp_path / "store", config=INLINE, clock=clock, embedder=tiermem.HashEmbedder(3)) as mem:
+    config = tiermem.Config(cold=INLINE)
+    with tiermem.open(tmp_path / "store", config=config, clock=clock, embedder=tiermem.HashEmbedder(3)) as mem:
         yield mem
 
 
@@ -524,7 +519,7 @@ def test_the_future_shuffled_changes_nothing_recalled_before_it(tmp_path: Path) 
     pictures = []
     for seed in range(3):
         clock = tiermem.SimulatedClock(START)
-        with tiermem.open(tmp_path / f"{seed}", config=INLINE, clock=clock) as mem:
+        with tiermem.open(tmp_path / f"{seed}", config=tiermem.Config(cold=INLINE), clock=clock) as mem:
             trail, bank = tiermem.Trajectories(mem), ReasoningBank(mem)
             taught(bank, trail, (EAST, 20, 0), (NORTH, 0, 20))
             then = clock.now()

@@ -15,14 +15,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import tiermem
+from tests.workers import INLINE, START
 from tiermem.reasoning.bank import ReasoningBank
 from tiermem.reasoning.distill import Distiller, Judged, Situation
 from tiermem.reasoning.inference import Evidence
 from tiermem.reasoning.lesson import Lesson, LessonHit
 from tiermem.reasoning.verdict import DirectionHit
 
-START = 1_000_000.0
-INLINE = tiermem.Config(cold=tiermem.ColdConfig(committer="inline", journal_bytes=2**20, sync_interval=60.0))
 CENTRES = np.eye(4, dtype=np.float32)
 UPKEEP = tiermem.Upkeep(duplicate=0.95, contradiction=0.7, weakest=0.5, stale_after=60.0)
 RANKING = tiermem.Ranking(half_life=50.0)
@@ -138,7 +137,7 @@ def world() -> Iterator[World]:
     clock = tiermem.SimulatedClock(START)
     with (
         tempfile.TemporaryDirectory() as folder,
-        tiermem.open(Path(folder) / "store", config=INLINE, clock=clock) as mem,
+        tiermem.open(Path(folder) / "store", config=tiermem.Config(cold=INLINE), clock=clock) as mem,
     ):
         yield World(mem, clock)
 
@@ -242,7 +241,10 @@ def consolidated(shapes: Sequence[Any]) -> list[Any]:
     """The lessons that come of consolidating lessons of these shapes, told of in their order."""
     clock = tiermem.SimulatedClock(START)
     given_ = Given()
-    with tempfile.TemporaryDirectory() as folder, tiermem.open(Path(folder) / "s", config=INLINE, clock=clock) as mem:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        tiermem.open(Path(folder) / "s", config=tiermem.Config(cold=INLINE), clock=clock) as mem,
+    ):
         bank = ReasoningBank(mem, distiller=given_, upkeep=UPKEEP)
         trail = tiermem.Trajectories(mem)
         runs = [trail.start("agent") for _ in range(31)]

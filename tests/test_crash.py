@@ -7,7 +7,7 @@ import random
 import shutil
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,20 +25,6 @@ HEADER = 64
 """Bytes of a journal's header that its checksum covers."""
 BOOT = slice(48, 64)
 HEAD = slice(128, 136)
-
-
-@pytest.fixture
-def peer() -> Iterator[Callable[..., Peer]]:
-    """`peer(root, **opening)`: a process with the store open; all are ended with the test."""
-    made: list[Peer] = []
-
-    def make(root: Path | None, **opening: Any) -> Peer:
-        made.append(Peer(root, **opening))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.kill()
 
 
 # ------------------------------------------------------------------------------------------------ kill -9

@@ -387,6 +387,21 @@ def use(path: Path) -> None:
         assert_whole(mem)
 
 
+def used(copy: Path, label: str, refusal: type[tiermem.TiermemError] = tiermem.TiermemError) -> list[str]:
+    """Use a damaged copy once, then remove it; what is wrong unless it answered rightly or was refused in words."""
+    try:
+        use(copy)
+    except refusal as exc:
+        return [] if str(exc) else [f"{label}: no message"]
+    except AssertionError as exc:
+        return [f"{label}: a wrong answer: {str(exc)[:300]}"]
+    except Exception as exc:  # noqa: BLE001 - any other error is what is looked for
+        return [f"{label}: {type(exc).__name__}: {exc}"]
+    finally:
+        shutil.rmtree(copy)
+    return []
+
+
 SEALED = ["state", "identity", "namespaces", "names", "log", "cursors", "marks"]
 
 
@@ -401,17 +416,7 @@ def test_a_flipped_row_is_found(store: Path, row: str) -> None:
         for offset in spread(len(data), 9):
             copy = Path(shutil.copytree(store, store.with_name("copy"), ignore=NO_BELLS))
             flip(data_of(copy), place + offset)
-            try:
-                use(copy)
-            except tiermem.CorruptionError as exc:
-                if not str(exc):
-                    wrong.append(f"{key!r} byte {offset}: no message")
-            except AssertionError as exc:
-                wrong.append(f"{key!r} byte {offset}: a wrong answer: {str(exc)[:200]}")
-            except Exception as exc:  # noqa: BLE001 - any other error is what is looked for
-                wrong.append(f"{key!r} byte {offset}: {type(exc).__name__}: {exc}")
-            finally:
-                shutil.rmtree(copy)
+            wrong += used(copy, f"{key!r} byte {offset}", tiermem.CorruptionError)
     assert not wrong, "\n".join(wrong)
 
 
@@ -515,17 +520,7 @@ def outcomes(path: Path, name: str, contents: Iterator[tuple[str, bytes | None]]
             (copy / name).unlink()
         else:
             (copy / name).write_bytes(content)
-        try:
-            use(copy)
-        except tiermem.TiermemError as exc:
-            if not str(exc):
-                wrong.append(f"{label}: no message")
-        except AssertionError as exc:
-            wrong.append(f"{label}: a wrong answer: {str(exc)[:300]}")
-        except Exception as exc:  # noqa: BLE001 - any other error is what is looked for
-            wrong.append(f"{label}: {type(exc).__name__}: {exc}")
-        finally:
-            shutil.rmtree(copy)
+        wrong += used(copy, label)
     return wrong
 
 

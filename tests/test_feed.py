@@ -11,24 +11,11 @@ from typing import Any
 import pytest
 
 import tiermem
-from tests.workers import Peer, eventually
+from tests.workers import INLINE, START, Peer, eventually
 from tiermem import Change, ClosedError, Config, CursorExpired, InvalidArgument, Memory, SimulatedClock
 from tiermem.engine import upkeep
 
-START = 1_000_000.0
-INLINE = tiermem.ColdConfig(committer="inline", journal_bytes=2**20, sync_interval=60.0)
 LONG = 60.0
-
-
-@pytest.fixture
-def clock() -> SimulatedClock:
-    return SimulatedClock(START)
-
-
-@pytest.fixture
-def mem(tmp_path: Path, clock: SimulatedClock) -> Iterator[Memory]:
-    with tiermem.open(tmp_path / "store", config=Config(cold=INLINE), clock=clock) as mem:
-        yield mem
 
 
 def brief(changes: Any) -> list[tuple[str, str, str]]:

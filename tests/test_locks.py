@@ -6,7 +6,7 @@ import math
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
@@ -18,23 +18,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
 import tiermem
-from tests.workers import config, eventually
-from tiermem import GuardFailed, InvalidArgument, Lease, LeaseLost, Locks, LockTimeout, Memory, SimulatedClock
+from tests.workers import INLINE, START, config, eventually
+from tiermem import Config, GuardFailed, InvalidArgument, Lease, LeaseLost, Locks, LockTimeout, Memory, SimulatedClock
 from tiermem.coordination import locks as locks_module
-
-INLINE = config(committer="inline", sync_interval=60.0)
-START = 1000.0
-
-
-@pytest.fixture
-def clock() -> SimulatedClock:
-    return SimulatedClock(START)
-
-
-@pytest.fixture
-def mem(tmp_path: Path, clock: SimulatedClock) -> Iterator[Memory]:
-    with tiermem.open(tmp_path / "store", clock=clock, config=INLINE) as opened:
-        yield opened
 
 
 @pytest.fixture
@@ -199,7 +185,7 @@ def test_a_clock_that_runs_behind_renews_nothing_that_was_taken(tmp_path: Path, 
 
 @pytest.mark.parametrize("harm", ["record by record", "namespace", "compacted", "elsewhere"])
 def test_fences_rise_whatever_happens_to_the_records(tmp_path: Path, clock: SimulatedClock, harm: str) -> None:
-    mem = tiermem.open(tmp_path / "store-0", clock=clock, config=INLINE)
+    mem = tiermem.open(tmp_path / "store-0", clock=clock, config=Config(cold=INLINE))
     fences = []
     for turn in range(3):
         locks = Locks(mem)
@@ -214,7 +200,7 @@ def test_fences_rise_whatever_happens_to_the_records(tmp_path: Path, clock: Simu
         if harm == "elsewhere":
             mem.backup(tmp_path / f"store-{turn + 1}")
             mem.close()
-            mem = tiermem.open(tmp_path / f"store-{turn + 1}", clock=clock, config=INLINE)
+            mem = tiermem.open(tmp_path / f"store-{turn + 1}", clock=clock, config=Config(cold=INLINE))
     mem.close()
     assert fences == sorted(set(fences))
 
@@ -554,7 +540,7 @@ class LockMachine(RuleBasedStateMachine):
         super().__init__()
         self.folder = tempfile.mkdtemp(prefix="tiermem-locks-")
         self.clock = SimulatedClock(START)
-        self.mem = tiermem.open(Path(self.folder) / "store", clock=self.clock, config=INLINE)
+        self.mem = tiermem.open(Path(self.folder) / "store", clock=self.clock, config=Config(cold=INLINE))
         self.locks = Locks(self.mem)
         self.granted: dict[str, list[Model]] = {"a": [], "b": []}
         self.fences: dict[str, list[int]] = {"a": [], "b": []}

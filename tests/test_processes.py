@@ -13,7 +13,7 @@ import textwrap
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -29,20 +29,6 @@ BRISK = config(sync_interval=0.005)
 V = [1.0, 0.0, 0.0]
 
 MakePeer = Callable[..., Peer]
-
-
-@pytest.fixture
-def peer() -> Iterator[MakePeer]:
-    """`peer(root, **opening)`: a process with the store open; all are ended with the test."""
-    made: list[Peer] = []
-
-    def make(root: Path | None, **opening: Any) -> Peer:
-        made.append(Peer(root, **opening))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.kill()
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import subprocess
 import threading
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 import tiermem
-from tests.workers import Peer, eventually
+from tests.workers import INLINE, START, Peer, eventually
 from tiermem import (
     Config,
     CorruptionError,
@@ -35,24 +35,11 @@ from tiermem import (
 )
 from tiermem.engine.namespace import Namespace
 
-START = 1_000_000.0
-INLINE = tiermem.ColdConfig(committer="inline", journal_bytes=2**20, sync_interval=60.0)
 NS = "desk/obs"
 
 
 def config(**parts: Any) -> Config:
     return Config(**{"cold": INLINE, **parts})
-
-
-@pytest.fixture
-def clock() -> SimulatedClock:
-    return SimulatedClock(START)
-
-
-@pytest.fixture
-def mem(tmp_path: Path, clock: SimulatedClock) -> Iterator[Memory]:
-    with tiermem.open(tmp_path / "store", config=config(), clock=clock) as mem:
-        yield mem
 
 
 Settle = Callable[[Memory], None]
@@ -73,20 +60,6 @@ def _forget(mem: Memory) -> None:
 
 
 each_state = pytest.mark.parametrize("settle", [_nothing, _flush, _forget], ids=["pending", "committed", "cold"])
-
-
-@pytest.fixture
-def peer(tmp_path: Path) -> Iterator[Callable[..., Peer]]:
-    """`peer(**opening)`: another process with the store open."""
-    made: list[Peer] = []
-
-    def start(**opening: Any) -> Peer:
-        made.append(Peer(tmp_path / "store", **opening))
-        return made[-1]
-
-    yield start
-    for one in made:
-        one.leave()
 
 
 # ---------------------------------------------------------------------------------------------------------- put and get
@@ -1196,7 +1169,7 @@ def test_what_another_process_puts_is_seen(mem: Memory, tmp_path: Path, peer: Ca
     mem.flush()
     ns = mem.namespace(NS)
     assert (mem.get(NS, "k"), ns["k"]) == (1, 1)
-    other = peer(config=config(), now=START)
+    other = peer(tmp_path / "store", config=config(), now=START)
     assert other.get(NS, "k") == 1
     other.put(NS, "k", 2)
     other.flush()
@@ -1211,7 +1184,7 @@ def test_what_another_process_puts_is_seen(mem: Memory, tmp_path: Path, peer: Ca
 
 
 def test_two_threads_that_follow_at_once(
-    mem: Memory, peer: Callable[..., Peer], monkeypatch: pytest.MonkeyPatch
+    mem: Memory, tmp_path: Path, peer: Callable[..., Peer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What another process has flushed is seen by every thread, also while one of them reads the log."""
     from tiermem.engine.follower import Follower
@@ -1219,7 +1192,7 @@ def test_two_threads_that_follow_at_once(
     mem.put(NS, "k", "old")
     mem.flush()
     assert mem.get(NS, "k") == "old"
-    other = peer(config=config(), now=START)
+    other = peer(tmp_path / "store", config=config(), now=START)
     other.put(NS, "k", "new")
     other.flush()
     follow = Follower._follow
@@ -1238,11 +1211,13 @@ def test_two_threads_that_follow_at_once(
     assert seen == ["new"]
 
 
-def test_after_a_compaction_elsewhere_changes_are_still_seen(mem: Memory, peer: Callable[..., Peer]) -> None:
+def test_after_a_compaction_elsewhere_changes_are_still_seen(
+    mem: Memory, tmp_path: Path, peer: Callable[..., Peer]
+) -> None:
     mem.put(NS, "k", 1)
     mem.flush()
     assert mem.get(NS, "k") == 1
-    other = peer(config=config(), now=START)
+    other = peer(tmp_path / "store", config=config(), now=START)
     for value in range(2, 6):
         other.compact()
         assert mem.get(NS, "k") == value - 1
@@ -1322,7 +1297,7 @@ def test_a_dictionary_trained_by_another_process_is_used(
     with tiermem.open(tmp_path / "store", config=config(codec=codec)) as mem:
         mem.put("q", "first", 1)
         mem.flush()
-        other = peer(config=config(codec=codec))
+        other = peer(tmp_path / "store", config=config(codec=codec))
         other.put_many("q", [(f"k{i}", {**quote, "price": i * 1.25}) for i in range(400)])
         other.compact()
         assert mem.stats().cold.dictionaries == 1
@@ -1345,7 +1320,7 @@ def test_a_read_that_began_before_a_commit_does_not_fill_l1_with_the_past(
     with tiermem.open(tmp_path / "store", config=config()) as mem:
         mem.put(NS, "k", "old" * 300)
         mem.flush()
-        other = peer(config=config())
+        other = peer(tmp_path / "store", config=config())
         store, loader = mem._store, mem._store.loader
         store.hot.clear()
         read, committed, filled = threading.Event(), threading.Event(), threading.Event()
@@ -1594,12 +1569,12 @@ def test_versions_rise_though_the_machine_s_clock_stands_still_or_goes_back(
 
 
 def test_a_look_at_other_processes_that_failed_is_repeated(
-    mem: Memory, peer: Callable[..., Peer], monkeypatch: pytest.MonkeyPatch
+    mem: Memory, tmp_path: Path, peer: Callable[..., Peer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mem.put(NS, "k", 1)
     mem.flush()
     assert mem.get(NS, "k") == 1
-    other = peer(config=config(), now=START)
+    other = peer(tmp_path / "store", config=config(), now=START)
     other.put(NS, "k", 2)
     other.flush()
     cold = mem._store.cold

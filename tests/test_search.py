@@ -14,21 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tiermem
-from tests.workers import Peer
+from tests.workers import INLINE, START, Peer
 from tiermem import Config, DimensionMismatch, Hit, InvalidArgument, InvalidVector, Memory, SimulatedClock
 from tiermem.engine import search
 from tiermem.engine.loader import Loader
 from tiermem.tiers.vector.scores import exact_scores
 
-START = 1_000_000.0
-INLINE = tiermem.ColdConfig(committer="inline", journal_bytes=2**20, sync_interval=60.0)
 NS = "desk/obs"
 METRICS = ["cosine", "dot", "euclidean"]
-
-
-@pytest.fixture
-def clock() -> SimulatedClock:
-    return SimulatedClock(START)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import tiermem
+from tests.workers import INLINE
 from tiermem import Config, CorruptionError, Item, Memory, VectorConfig
 from tiermem.codec.frame import HAS_VECTOR, pack_vector
 from tiermem.engine import builder, publishing
@@ -24,7 +25,6 @@ from tiermem.tiers.vector.scores import as_points
 NS = "desk"
 METRICS = ["cosine", "dot", "euclidean"]
 DIMENSION = 5
-INLINE = tiermem.ColdConfig(committer="inline", journal_bytes=2**20, sync_interval=60.0)
 
 keys = st.sampled_from([f"{letter}{number}" for letter in "aé" for number in range(9)])
 vectors = st.integers(1, 10**6).map(lambda seed: np.random.default_rng(seed).standard_normal(DIMENSION))

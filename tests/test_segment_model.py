@@ -15,14 +15,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import tiermem
+from tests.workers import INLINE, START
 from tiermem import Config, Hit, SimulatedClock, VectorConfig
 from tiermem.engine import builder
 from tiermem.policy import planner
 from tiermem.tiers.vector.faiss_engine import FaissEngine
 from tiermem.tiers.vector.scores import exact_scores
 
-START = 1_000_000.0
-INLINE = tiermem.ColdConfig(committer="inline", journal_bytes=2**20, sync_interval=60.0)
 DIMENSION = 4
 METRICS = {"c": "cosine", "d": "dot", "e": "euclidean", "e/x": "euclidean"}
 NAMES = list(METRICS)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import tiermem
-from tests.workers import Peer
+from tests.workers import INLINE, Peer
 from tiermem import Config, InvalidArgument, Memory, VectorConfig
 from tiermem.engine import builder, publishing
 from tiermem.engine.indexing import Indexing
@@ -25,7 +25,6 @@ from tiermem.tiers.vector import shelf
 from tiermem.tiers.vector.faiss_engine import FaissEngine
 from tiermem.tiers.vector.rowfile import RowFile
 
-INLINE = tiermem.ColdConfig(committer="inline", journal_bytes=2**20, sync_interval=60.0)
 NS = "desk/obs"
 DEADLINE = 60.0
 ROWS = 1_200

@@ -6,7 +6,6 @@ import asyncio
 import dataclasses
 import math
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,20 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tiermem
-from tests.workers import Peer
-from tiermem import CheckReport, Config, Memory, SimulatedClock, Stats
+from tests.workers import INLINE, START, Peer
+from tiermem import CheckReport, Config, Memory, Stats
 from tiermem.engine.latency import Histogram
 from tiermem.types import UNSET, check_namespace, encode_key
-
-START = 1_000_000.0
-INLINE = tiermem.ColdConfig(committer="inline", journal_bytes=2**20, sync_interval=60.0)
-
-
-@pytest.fixture
-def mem(tmp_path: Path) -> Iterator[Memory]:
-    clock = SimulatedClock(START)
-    with tiermem.open(tmp_path / "store", config=Config(cold=INLINE), clock=clock) as mem:
-        yield mem
 
 
 def test_an_empty_store(mem: Memory, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,24 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tiermem
-from tests.workers import Peer
+from tests.workers import INLINE, START, Peer
 from tiermem import Config, Item, Memory, SimulatedClock
 from tiermem.engine import follower
 
-START = 1_000_000.0
-INLINE = tiermem.ColdConfig(committer="inline", journal_bytes=2**20, sync_interval=60.0)
 S = "desk/ticks"
-
-
-@pytest.fixture
-def clock() -> SimulatedClock:
-    return SimulatedClock(START)
-
-
-@pytest.fixture
-def mem(tmp_path: Path, clock: SimulatedClock) -> Iterator[Memory]:
-    with tiermem.open(tmp_path / "store", config=Config(cold=INLINE), clock=clock) as mem:
-        yield mem
 
 
 def _nothing(mem: Memory) -> None:

@@ -18,7 +18,7 @@ import pytest
 
 import tiermem
 from tests import topicworkers
-from tests.workers import eventually, in_child, join
+from tests.workers import INLINE, START, eventually, in_child, join
 from tiermem import (
     ClosedError,
     Config,
@@ -35,21 +35,8 @@ from tiermem import (
 )
 from tiermem.engine import upkeep
 
-START = 1_000_000.0
-INLINE = tiermem.ColdConfig(committer="inline", journal_bytes=2**20, sync_interval=60.0)
 SHORT_LOG = tiermem.ColdConfig(committer="inline", journal_bytes=2**20, sync_interval=60.0, log_retention=0)
 LONG = 30.0
-
-
-@pytest.fixture
-def clock() -> SimulatedClock:
-    return SimulatedClock(START)
-
-
-@pytest.fixture
-def mem(tmp_path: Path, clock: SimulatedClock) -> Iterator[Memory]:
-    with tiermem.open(tmp_path / "store", config=Config(cold=INLINE), clock=clock) as mem:
-        yield mem
 
 
 @pytest.fixture

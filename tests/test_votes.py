@@ -7,7 +7,7 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from fractions import Fraction
 from itertools import permutations, product
@@ -18,7 +18,7 @@ from typing import Any, Self
 import pytest
 
 import tiermem
-from tests.workers import config
+from tests.workers import START
 from tiermem import (
     InvalidArgument,
     Memory,
@@ -31,19 +31,7 @@ from tiermem import (
     Votes,
 )
 
-START = 1000.0
 HALT = {"risk": 2.0, "desk": 1.0}
-
-
-@pytest.fixture
-def clock() -> SimulatedClock:
-    return SimulatedClock(START)
-
-
-@pytest.fixture
-def mem(tmp_path: Path, clock: SimulatedClock) -> Iterator[Memory]:
-    with tiermem.open(tmp_path / "store", clock=clock, config=config(committer="inline")) as opened:
-        yield opened
 
 
 @pytest.fixture

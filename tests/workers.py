@@ -28,6 +28,10 @@ NO_BELLS = shutil.ignore_patterns("*.bell")
 """What a copy of a store's directory leaves out: FIFOs cannot be copied."""
 DEADLINE = 60.0
 """Seconds until a child that does not answer counts as hung."""
+START = 1_000_000.0
+"""Where a simulated clock begins."""
+INLINE = tiermem.ColdConfig(committer="inline", journal_bytes=2**20, sync_interval=60.0)
+"""Nothing is committed unless something asks for it, which then commits by itself."""
 
 
 def config(**cold: Any) -> tiermem.Config:
