@@ -22,11 +22,13 @@ import pytest
 
 import tiermem
 from tests.workers import NO_BELLS, QUIET, Peer, config, eventually, in_child, join
-from tiermem import SimulatedClock
+from tiermem import Record, SimulatedClock, VersionConflict
 from tiermem.cli import main
 
 BRISK = config(sync_interval=0.005)
 V = [1.0, 0.0, 0.0]
+
+THREADS = 16
 
 MakePeer = Callable[..., Peer]
 
@@ -998,12 +1000,12 @@ def run_threads(*bodies: Callable[[], Any]) -> list[BaseException]:
 
 
 @pytest.mark.parametrize("committer", ["thread", "inline"])
-def test_eight_threads_on_one_store(committer: str, root: Path) -> None:
+def test_sixteen_threads_with_keys_of_their_own(committer: str, root: Path) -> None:
     """Each thread owns some keys and knows what they hold; all read everything."""
     settings = config(sync_interval=0.005, journal_bytes=2**17, committer=committer)
-    finals: list[dict[str, int]] = [{} for _ in range(8)]
-    appended = [0] * 8
-    end = time.monotonic() + 3.0
+    finals: list[dict[str, int]] = [{} for _ in range(THREADS)]
+    appended = [0] * THREADS
+    end = time.monotonic() + 2.0
     with tiermem.open(root, config=settings) as mem:
         mem.put("n", "vector", 0, vector=V)
 
@@ -1044,7 +1046,7 @@ def test_eight_threads_on_one_store(committer: str, root: Path) -> None:
                     mine[key] = number
                 assert mem.get("n", key) == mine.get(key)
 
-        failures = run_threads(*[lambda which=which: work(which) for which in range(8)])
+        failures = run_threads(*[lambda which=which: work(which) for which in range(THREADS)])
         assert not failures, failures
         wanted = {key: value for mine in finals for key, value in mine.items()}
         wanted["vector"] = 0
@@ -1058,9 +1060,79 @@ def test_eight_threads_on_one_store(committer: str, root: Path) -> None:
         assert mem.check().ok, str(mem.check())
     with tiermem.open(root) as mem:
         assert {r.key: r.value for r in mem.scan("n")} == wanted
-        for which in range(8):
+        for which in range(THREADS):
             mine = [r.value[1] for r in mem.scan("s") if r.value[0] == which]
             assert mine == list(range(appended[which]))
+
+
+@pytest.mark.parametrize("committer", ["thread", "inline"])
+def test_sixteen_threads_on_the_same_keys(committer: str, root: Path) -> None:
+    """No reader goes back in time, a batch is seen whole, and what stands is the last that some thread has written."""
+    keys = ["k0", "k1", "k2", "loose"]
+    last: list[dict[str, list[int]]] = [{} for _ in range(THREADS)]
+    batches, deleted, refused = [0] * THREADS, [0] * THREADS, [0] * THREADS
+    end = time.monotonic() + 2.0
+    with tiermem.open(root, config=config(sync_interval=0.005, journal_bytes=2**17, committer=committer)) as mem:
+        for key in keys:
+            mem.put("n", key, [-1, 0], vector=V)
+        mem.put_many("pairs", [("left", [-1, 0]), ("right", [-1, 0])])
+
+        def work(which: int) -> None:
+            rng, number = random.Random(which), 0
+            versions: dict[str, int] = {}
+            seen: dict[tuple[str, int], int] = {}
+
+            def look(record: Record) -> None:
+                writer, count = record.value
+                assert versions.get(record.key, 0) <= record.version
+                assert seen.get((record.key, writer), 0) <= count
+                versions[record.key], seen[record.key, writer] = record.version, count
+
+            while time.monotonic() < end:
+                number += 1
+                key, value = rng.choice(keys), [which, number]
+                kind = rng.randrange(8)
+                if kind == 0:
+                    mem.put("n", key, value, vector=[1.0, rng.random(), 0.0])
+                    last[which][key] = value
+                elif kind == 1:
+                    deleted[which] += mem.delete("n", "loose")
+                    last[which].pop("loose", None)
+                elif kind == 2:
+                    with mem.batch() as b:
+                        b.put("pairs", "left", value)
+                        b.put("pairs", "right", value)
+                    batches[which] = number
+                elif kind == 3 and number % 4 == 0:
+                    record = mem.get_record("n", key)
+                    try:
+                        mem.put("n", key, value, vector=V, if_version=record.version if record else 0)
+                        last[which][key] = value
+                    except VersionConflict:
+                        refused[which] += 1
+                elif kind == 4:
+                    hits = mem.search_similar("n", V, k=4)
+                    assert {"k0", "k1", "k2"} <= {hit.key for hit in hits} <= set(keys)
+                elif kind == 5:
+                    for record in mem.scan("n"):
+                        look(record)
+                elif kind == 6:
+                    pair = [record.value for record in mem.scan("pairs")]
+                    assert pair == pair[:1] * 2, "half a batch"
+                elif (record := mem.get_record("n", key)) is not None:
+                    look(record)
+
+        failures = run_threads(*[lambda which=which: work(which) for which in range(THREADS)])
+        assert not failures, "".join(traceback.format_exception(failures[0]))
+        assert min(batches) > 0 < sum(deleted)
+        assert mem.check().ok, str(mem.check())
+        stood = {record.key: record.value for name in ("n", "pairs") for record in mem.scan(name)}
+        assert stood.keys() - {"loose"} == {"k0", "k1", "k2", "left", "right"}
+        for key, (writer, number) in stood.items():
+            known = batches[writer] if key in ("left", "right") else last[writer][key][1]
+            assert number == known, f"{key} is not the last of thread {writer}"
+    with tiermem.open(root) as mem:
+        assert {record.key: record.value for name in ("n", "pairs") for record in mem.scan(name)} == stood
 
 
 @pytest.mark.parametrize("round_", range(3))
@@ -1087,21 +1159,19 @@ def test_closing_while_threads_use_the_store(round_: int, root: Path) -> None:
         time.sleep(0.05 + round_ * 0.02)
         mem.close()
 
-    failures = run_threads(
-        forever(lambda: mem.get("n", "k0001")),
-        forever(lambda: ns["k0002"]),
-        forever(lambda: list(mem.scan("n"))),
-        forever(lambda: mem.search_similar("n", V)),
-        forever(lambda: mem.count("n")),
-        forever(lambda: list(mem.changes(after=0, wait=0.01))),
-        forever(lambda: put(0)),
-        forever(lambda: put(1)),
-        forever(mem.stats),
-        close,
-    )
+    readers: list[Callable[[], Any]] = [
+        lambda: mem.get("n", "k0001"),
+        lambda: ns["k0002"],
+        lambda: list(mem.scan("n")),
+        lambda: mem.search_similar("n", V),
+        lambda: mem.count("n"),
+        lambda: list(mem.changes(after=0, wait=0.01)),
+    ]
+    others = map(forever, [*readers, *readers, lambda: put(0), lambda: put(1), mem.stats])
+    failures = run_threads(*others, close)
     odd = [failure for failure in failures if not isinstance(failure, tiermem.ClosedError)]
     assert not odd, "".join(traceback.format_exception(odd[0]))
-    assert len(failures) == 9
+    assert len(failures) == THREADS - 1
     with tiermem.open(root) as mem:
         for which in (0, 1):
             found = sum(1 for _ in mem.scan("w", f"{which}-"))
