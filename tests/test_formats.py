@@ -11,6 +11,7 @@ import struct
 import tarfile
 from pathlib import Path
 
+import lmdb
 import numpy as np
 import pytest
 
@@ -74,6 +75,37 @@ def test_every_number_has_a_fixture(tmp_path: Path) -> None:
         "control": control.MAGIC[7],
     }
     assert held == {what: set(range(1, last + 1)) for what, last in newest.items()}
+
+
+def test_the_newest_fixture_has_every_kind_of_row(tmp_path: Path) -> None:
+    """Every database, every flag of a frame, and each kind of floor, segment, namespace and journal there is."""
+    root = unpacked("store-1", tmp_path)
+    with lmdb.open(str(root / "gen-1"), readonly=True, lock=False, max_dbs=20) as env, env.begin() as txn:
+
+        def rows(name: str) -> list[tuple[bytes, bytes]]:
+            return list(txn.cursor(env.open_db(name.encode(), txn=txn, create=False)))
+
+        assert [name for name in layout.DATABASES if not rows(name)] == []
+        frames = [struct.unpack_from("<HI", row, 10) for _, row in rows("records")]
+        for flag in (1, 2, 4, 8):
+            assert {bool(flags & flag) for flags, _ in frames} == {True, False}, f"flag {flag}"
+        assert {bool(dictionary) for _, dictionary in frames} == {True, False}
+        floors = [layout.unpack_floor(*row) for row in rows("floors")]
+        assert {(decided, given != version) for version, given, decided in floors} == {
+            (False, False),
+            (True, False),
+            (False, True),
+        }
+        segments = [layout.unpack_segment(*row) for row in rows("segments")]
+        assert {(bool(segment.dead), segment.graph) for segment in segments} == {(True, True), (False, False)}
+        spaces = [layout.unpack_info(*row) for row in rows("namespaces")]
+        for name in ("model", "ordered", "dropped", "floor", "dictionary", "unsealed", "epoch", "timed", "made"):
+            assert {bool(getattr(space, name)) for space in spaces} == {True, False}, name
+        ((_, position, _, _),) = [layout.unpack_mark(*row) for row in rows("marks")]
+    (path,) = (root / "journals").iterdir()
+    header = path.read_bytes()[: journal.HEADER_BYTES]
+    (capacity,), (head,) = struct.unpack_from("<Q", header, 40), struct.unpack_from("=Q", header, 128)
+    assert position // capacity + 1 == head // capacity, "what is pending goes over the end of the ring"
 
 
 @pytest.mark.parametrize("name", ["store-1"])

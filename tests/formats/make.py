@@ -13,10 +13,14 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from unittest import mock
 from uuid import UUID
 
 import numpy as np
@@ -56,6 +60,10 @@ VALUES: dict[str, Any] = {
     "incompressible": np.random.default_rng(1).bytes(9_000),
 }
 METRICS = {"cosine": 1_030, "dot": 40, "euclidean": 40}
+STRADDLED = 300
+"""Bytes left at the end of the journal's ring when what is only journaled begins."""
+UPDATED = slice(100, 140)
+"""Rows of the largest index whose vectors are put again: enough for a segment, too few for a merge."""
 
 
 def plain(value: Any) -> Any:
@@ -93,10 +101,22 @@ def found(mem: Memory) -> dict[str, Any]:
     return {"records": records, "vectors": vectors, "cursors": cursors}
 
 
+@contextmanager
+def late(mem: Memory) -> Iterator[None]:
+    """What is put inside bears versions of long ago, as of a client that another has overtaken, and is committed."""
+    with (
+        mock.patch("tiermem.engine.store.time_ns", return_value=int(BEGUN) * 10**9),
+        mock.patch.object(mem._store, "_last", 0),
+    ):
+        yield
+    mem.flush()
+
+
 def fill(root: Path) -> None:
     """What is committed."""
     rng = np.random.default_rng(7)
-    with tiermem.open(root, config=CONFIG, clock=(clock := SimulatedClock(BEGUN))) as mem:
+    embedder = tiermem.HashEmbedder(8)
+    with tiermem.open(root, config=CONFIG, clock=(clock := SimulatedClock(BEGUN)), embedder=embedder) as mem:
         for key, value in VALUES.items():
             mem.put("values", key, value, at=BEGUN - len(key))
         for number in range(400):
@@ -130,6 +150,16 @@ def fill(root: Path) -> None:
             mem.delete_many(f"docs/{metric}", keys=keys[3:6])
             mem.update(f"docs/{metric}", keys[7], vector=[9.5, 9.5, 9.5, 9.5])
             mem.put(f"docs/{metric}", "late", "late", vector=[1.5, 2.5, 3.5, 4.5], ttl=10_000.0)
+        for key in [f"d-{n:03d}" for n in range(METRICS["cosine"])][UPDATED]:
+            mem.update("docs/cosine", key, vector=rng.integers(-50, 50, 4) + 0.5)
+        mem.flush()
+        mem._store.sealer.wake("docs/cosine")
+        end = time.monotonic() + 60.0
+        while mem.stats().vectors["docs/cosine"].vector_backlog:
+            assert time.monotonic() < end, "no segment of what was put again"
+            time.sleep(0.01)
+        mem.append("seen", "east", at=BEGUN, vector=[1.5, 0.5])
+        mem.put("notes", "a", "told in words", text="told in words")
         for number in range(20):
             mem.append("ticks", {"px": 100 + number / 4}, at=BEGUN - 60.0 + number, ttl=5_000.0 if number % 2 else None)
         mem.put("timed", "swept", 1, ttl=10.0)
@@ -139,6 +169,11 @@ def fill(root: Path) -> None:
         mem.cursor("desk", "orders", start=100).commit()
         version = mem.put("decided", "k", 1, if_version=0)
         mem.put("decided", "k", 2, if_version=version)
+        mem.put("decided", "overtaken", {"n": 1}, vector=[0.5, 1.5], metadata={"n": 1}, if_version=0)
+        mem.put("decided", "overtaken too", "decided" * 100, if_version=0)
+        with late(mem):
+            mem.put("decided", "overtaken", {"n": 2}, vector=[1.5, 0.5], metadata={"n": 2})
+            mem.put("decided", "overtaken too", "late" * 200)
         with mem.batch() as batch:
             batch.put("orders", "o-0000", "in a batch")
             batch.delete("orders", "o-0001")
@@ -158,14 +193,32 @@ def fill(root: Path) -> None:
                 (ZSTD, True),
             }
             assert {change[2] for _, change in snapshot.log(0)} == {0, 1, 2, 3}
-            assert len(snapshot.segment_numbers()) == len(METRICS)
+            assert len(snapshot.segment_numbers()) == len(METRICS) + 1
         assert list((root / "segments").glob("*.graph"))
 
 
 def leave(root: Path) -> None:
-    """What is only journaled: the client is killed before anything of it is committed."""
+    """What upkeep would tidy away, and what is only journaled: the client is killed before any of it is committed."""
     mem = tiermem.open(root, config=CONFIG, clock=SimulatedClock(BEGUN + 30.0))
     mem.put("journaled", "first", 1, durable=True)
+    mem._store.committer.upkeep.run = lambda: None
+    for key in ("plain", "decided", "overtaken"):
+        mem.put("deleted", key, 1)
+    mem.put("deleted", "overtaken", 2, if_version=mem.put("deleted", "overtaken", 1, durable=True))
+    mem.put("garbage", "k", 1, durable=True)
+    mem.drop_namespace("garbage")
+    decided = mem.get_record("deleted", "decided")
+    assert decided is not None
+    mem.delete("deleted", "decided", if_version=decided.version)
+    mem.delete("deleted", "plain")
+    with late(mem):
+        mem.delete("deleted", "overtaken")
+    journal = mem._store.journal
+    assert journal is not None
+    while (left := journal.capacity - journal.head % journal.capacity) > STRADDLED:
+        mem.put("journaled", "long", "x" * min(4_000, left - STRADDLED))
+    mem.flush()
+    lap = journal.head // journal.capacity
     mem.put("journaled", "k", {"px": 48.25}, metadata={"side": "buy"}, ttl=5_000.0)
     mem.put("journaled", "gone", 1)
     mem.delete("journaled", "gone")
@@ -176,6 +229,7 @@ def leave(root: Path) -> None:
         batch.put("journaled", "both", 1)
         batch.put("orders", "both", 1)
     assert mem.stats().writes.pending == 7
+    assert journal.head // journal.capacity == lap + 1
     print(json.dumps(found(mem)), flush=True)  # noqa: T201 - what the parent reads
     os.kill(os.getpid(), signal.SIGKILL)
 
