@@ -52,6 +52,7 @@ JOBS = (
     Job("visibility", "visibility.py", "visibility.md", "--seconds 1"),
     Job("coordination", "coordination.py", "coordination.md", "--quick"),
     Job("growth", "growth.py", "growth.md", "--sizes 1000,10000 --turns 1"),
+    Job("space", "space.py", "space.md", "--quick"),
     Job("compression", "record_compression.py", "compression.md", "--quick"),
     Job("hit_ratio", "hit_ratio.py", "hit_ratio.md", "--quick"),
     Job(

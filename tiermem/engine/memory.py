@@ -102,7 +102,7 @@ class Memory(Reads, Writes):
     def compact(self) -> int:
         """Remove what has expired, rewrite L3 without free pages, and segments of which more than a tenth is dead.
 
-        Returns the bytes returned to the file system.
+        A page of L3 that is part empty stays so. Returns the bytes returned to the file system.
         """
         from tiermem.engine import relocate
 

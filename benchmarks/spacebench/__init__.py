@@ -1,0 +1,1 @@
+"""What `benchmarks/space.py` runs: stores that are filled, thinned out and compacted."""
