@@ -9,7 +9,7 @@ import json
 import os
 import random
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, NoReturn
@@ -190,6 +190,35 @@ def test_a_client_that_hangs_is_noticed(tmp_path: Path, monkeypatch: pytest.Monk
         verdict = trial.run(before=lambda number, mem: time.sleep(60) if number == 3 else None)
     assert verdict.hung
     assert "the client hangs" in problems([verdict])
+
+
+def test_who_was_stopped_together_with_a_child_does_not_take_it_for_hung(run_python: Callable[..., Any]) -> None:
+    code = """
+    import os, signal, time
+    from tiermem.testing import children
+
+    children.DEADLINE = 1.0
+
+    def body(link):
+        for _ in range(6):
+            time.sleep(0.1)
+
+    child = children.Child(body)
+    watched = [os.getpid(), child.pid]
+    if os.fork() == 0:
+        time.sleep(0.2)
+        for number, pause in ((signal.SIGSTOP, 2.0), (signal.SIGCONT, 0.0)):
+            for pid in watched:
+                os.kill(pid, number)
+            time.sleep(pause)
+        os._exit(0)
+    child.start()
+    begun = time.monotonic()
+    assert child.finish(), "it hangs"
+    assert time.monotonic() - begun > 2.0, "nobody was stopped"
+    assert child.leave() == 0
+    """
+    run_python(code, measured=False)
 
 
 def test_a_client_that_dies_of_itself_is_noticed(tmp_path: Path) -> None:

@@ -20,6 +20,26 @@ Message = dict[str, Any]
 
 DEADLINE: Final = 60.0
 """Seconds without a word after which a child counts as hung."""
+GLANCE: Final = 0.1
+"""Seconds between two looks at a child that says nothing."""
+
+
+class Patience:
+    """Seconds to wait, counted in looks: while the whole machine pauses, or whoever waits is stopped, none pass.
+
+    By the clock a child that was stopped together with its parent would count as hung as soon as both go on.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._left = seconds
+        self._looked = time.monotonic()
+
+    def left(self) -> float:
+        """Seconds left, 0 if none are; since the last look no more than two glances have passed."""
+        now = time.monotonic()
+        self._left -= min(now - self._looked, 2 * GLANCE)
+        self._looked = now
+        return max(0.0, self._left)
 
 
 class Link:
@@ -96,10 +116,10 @@ class Child:
 
     def listen(self, seconds: float) -> bool:
         """Collect what the child says for so long; False once it has ended or is done."""
-        end = time.monotonic() + seconds
+        patience = Patience(seconds)
         while self.status is None and not (self.messages and self.messages[-1].get("done")):
-            left = end - time.monotonic()
-            if select.select([self._sock], [], [], max(0.0, min(left, 0.1)))[0] and self._receive():
+            left = patience.left()
+            if select.select([self._sock], [], [], min(left, GLANCE))[0] and self._receive():
                 continue
             # Processes of its own may still hold the socket.
             pid, status = os.waitpid(self.pid, os.WNOHANG)
@@ -108,7 +128,7 @@ class Child:
                 while select.select([self._sock], [], [], 0)[0] and self._receive():
                     pass
                 return False
-            if left <= 0:
+            if not left:
                 return True
         return False
 
@@ -133,8 +153,8 @@ class Child:
         """What the child answers to a word; None if it ends or hangs instead."""
         before = len(self.messages)
         self.tell(word)
-        end = time.monotonic() + DEADLINE
-        while len(self.messages) == before and time.monotonic() < end and self.listen(0.02):
+        patience = Patience(DEADLINE)
+        while len(self.messages) == before and patience.left() and self.listen(0.02):
             pass
         return self.messages[before] if len(self.messages) > before else None
 
@@ -147,8 +167,8 @@ class Child:
         return self.kill()
 
     def _wait(self, seconds: float) -> bool:
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
+        patience = Patience(seconds)
+        while patience.left():
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
                 self.status = os.waitstatus_to_exitcode(status)

@@ -9,12 +9,13 @@ import signal
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Final
 
 from tiermem.engine.assistant import LOCK
-from tiermem.testing.children import Child
+from tiermem.testing.children import DEADLINE, Child, Patience
 from tiermem.testing.disk import CALLS, FLAGS, Disk
 from tiermem.testing.history import State, after
 from tiermem.testing.strace import CHANGES, Point, Strace
@@ -48,14 +49,18 @@ def cut(folder: Path, case: Case, point: Point) -> Iterator[Verdict]:
         inject = ["-e", f"inject={point.call}:signal=SIGKILL:when={point.when}"]
         tracer = Strace(child.pid, log, calls=CALLS, more=[*FLAGS, *inject])
         child.start()
-        hung = not child.finish()
-        if (helper := holder(place / "store" / LOCK)) > 0:
-            # The power goes for it too, while whatever it does is still recorded.
-            os.kill(helper, signal.SIGKILL)
-            while holder(place / "store" / LOCK):
-                time.sleep(PAUSE)
+        trouble = "" if child.finish() else "the client hangs"
+        # The power goes for the helper too, while whatever it does is still recorded; who hangs hires another.
+        patience = Patience(DEADLINE)
+        while (helper := holder(place / "store" / LOCK)) and patience.left():
+            if helper > 0:
+                with suppress(ProcessLookupError):
+                    os.kill(helper, signal.SIGKILL)
+            time.sleep(PAUSE)
+        if helper:
+            trouble = trouble or "a helper hangs: it outlives SIGKILL"
         tracer.stop()
-        if child.messages and child.messages[-1].get("done") and not hung:
+        if child.messages and child.messages[-1].get("done") and not trouble:
             child.leave()
             return
         child.kill()
@@ -69,8 +74,8 @@ def cut(folder: Path, case: Case, point: Point) -> Iterator[Verdict]:
             trial = Trial(f"power cut at {point}, {kept:.0%} of the rest kept", image / "store", case)
             verdict = trial.verdict
             verdict.hit = True
-            if hung:
-                verdict.problems.append("the client hangs")
+            if trouble:
+                verdict.problems.append(trouble)
             if differing := disk.differs():
                 verdict.problems.append(f"the replay does not agree with {differing}")
             trial.legal.states = _prefixes(case, child, verdict)

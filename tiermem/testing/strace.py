@@ -6,10 +6,11 @@ import re
 import select
 import shutil
 import subprocess
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
+
+from tiermem.testing.children import GLANCE, Patience
 
 WRITES: Final = ("write", "pwritev", "writev", "pwrite64")
 SYNCS: Final = ("msync", "fsync", "fdatasync")
@@ -70,9 +71,12 @@ class Strace:
         command = ["strace", "-f", "-p", str(pid), "-o", str(log), "-e", f"trace={','.join(calls)}"]
         self._process = subprocess.Popen([*command, "-e", "signal=none", *more], stderr=subprocess.PIPE)
         assert self._process.stderr is not None
-        end, said = time.monotonic() + PATIENCE, b""
+        patience, said = Patience(PATIENCE), b""
         while not _ATTACHED.search(said):
-            ready = select.select([self._process.stderr], [], [], max(0.0, end - time.monotonic()))[0]
+            left = patience.left()
+            ready = select.select([self._process.stderr], [], [], min(left, GLANCE))[0]
+            if left and not ready:
+                continue
             data = self._process.stderr.read1(4096) if ready else b""  # type: ignore[attr-defined]  # it is buffered
             if not data:
                 self.stop()

@@ -17,7 +17,7 @@ from unittest import mock
 import tiermem
 from tiermem import ColdConfig, Config, Memory, TiermemError, VectorConfig
 from tiermem.engine.assistant import LOCK
-from tiermem.testing.children import DEADLINE, Child, Link
+from tiermem.testing.children import DEADLINE, Child, Link, Patience
 from tiermem.testing.history import SOON, Legal, State, Step, contents, perform, steps
 from tiermem.testing.strace import Strace
 from tiermem.tiers import journal
@@ -222,9 +222,9 @@ class Trial:
             self._second = Child(lambda link: companion(link, self.root, self.case))
             if not self._second.answer("start"):
                 self._blame(self._second, "the second client")
-        end = time.monotonic() + DEADLINE
+        patience = Patience(DEADLINE)
         while self.case.helper and not self.helpers():
-            assert time.monotonic() < end, "the second client has no helper"
+            assert patience.left(), "the second client has no helper"
             time.sleep(PAUSE)
         return self
 
