@@ -140,8 +140,8 @@ def sheets(document: Document) -> list[Sheet]:
     mine = next(one for one in found if one["store"] == Tiermem.name)
     text = (
         "Megabytes of the pages of tiermem's databases, and of its segments. A compaction copies pages as they are, "
-        "without those that are free: a page whose rows are gone in part keeps its size. LMDB joins pages below a "
-        "quarter. The change log holds the newest 250,000 changes."
+        "without those that are free; where an eighth of them could be saved by filling the others, it writes them "
+        "anew, row by row. The change log holds the newest 250,000 changes."
     )
     names = [*steps.LARGE, "others"]
     body = [

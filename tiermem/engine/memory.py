@@ -102,7 +102,8 @@ class Memory(Reads, Writes):
     def compact(self) -> int:
         """Remove what has expired, rewrite L3 without free pages, and segments of which more than a tenth is dead.
 
-        A page of L3 that is part empty stays so. Returns the bytes returned to the file system.
+        Where many pages of L3 are part empty, its rows are written anew, into full ones; that takes longer than a copy
+        of the pages, and conditional writes wait meanwhile. Returns the bytes returned to the file system.
         """
         from tiermem.engine import relocate
 

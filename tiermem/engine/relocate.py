@@ -16,6 +16,7 @@ from tiermem.errors import InvalidArgument, TiermemError, file_error
 from tiermem.tiers.cold import ColdEnv
 from tiermem.tiers.cold.layout import pack_row
 from tiermem.tiers.cold.rebuild import Rebuild
+from tiermem.tiers.cold.repack import repack, worth_repacking
 from tiermem.tiers.control import Control
 from tiermem.tiers.filelock import exclusive
 
@@ -27,7 +28,7 @@ PATIENCE: Final = opening.OPEN_TIMEOUT
 
 
 def compact(store: Store) -> int:
-    """Rewrite L3 without its free pages and return the space; the bytes gained."""
+    """Rewrite L3 without its free pages, and without gaps in the others if there are many; the bytes gained."""
     store.committer.flush()
     store.committer.upkeep.run()
     folder = store.root / "segments"
@@ -35,8 +36,21 @@ def compact(store: Store) -> int:
     with _dressed(f"{store.root} cannot be compacted"):
         if folder.is_dir():
             segments.tidy(store)
-        # The copy is of the last commit: what its transaction would have drained is drained again there.
-        move(store, lambda _, generation: store.cold.copy(store.root / f"gen-{generation}"))
+        with store.cold.read() as snapshot:
+            sparse = worth_repacking(snapshot)
+
+        def fill(writer: Writer, generation: int) -> None:
+            if not sparse:
+                # The copy is of the last commit: what its transaction would have drained is drained again there.
+                store.cold.copy(store.root / f"gen-{generation}")
+                return
+            fresh = ColdEnv(store.root, generation, store.config.cold, create=True)
+            try:
+                repack(writer, fresh)
+            finally:
+                fresh.close()
+
+        move(store, fill)
     return before - _bytes(store)
 
 

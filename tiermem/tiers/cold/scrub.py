@@ -13,6 +13,7 @@ from tiermem.codec.compress import MAX_DICTIONARY_RECORD, MIN_DICTIONARY_RECORD,
 from tiermem.codec.frame import dictionary_of, pack_frame, seal, unpack_frame
 from tiermem.errors import TiermemError
 from tiermem.tiers.cold.layout import DATABASES, U32, NamespaceInfo, pack_row, unpack_info
+from tiermem.tiers.cold.repack import copy_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,8 +56,7 @@ class Scrub:
         with new.write() as txn:
             for name in DATABASES:
                 if name not in ("records", "namespaces", "dictionaries"):
-                    for key, row in old.rows(getattr(old.dbs, name)):
-                        txn.put(key, row, db=getattr(new.dbs, name))
+                    copy_rows(old, new, txn, name)
             for key, row in old.rows(old.dbs.records):
                 txn.put(key, self._record(key, row), db=new.dbs.records)
             for key, row in old.rows(old.dbs.namespaces):
