@@ -737,6 +737,26 @@ def test_rows_of_a_range_in_both_directions(cold: Cold) -> None:
         assert cold.env.rows_read == read + 1
 
 
+def test_blocks_of_records_in_both_directions(cold: Cold) -> None:
+    keys = ["a", "ab", "b", "c\0", "é"]
+    cold.apply(*(put(key, version(1), namespace=name) for name in ("m", "n", "o") for key in keys))
+    with cold.env.read(buffers=False) as snapshot:
+        info = snapshot.info("n")
+        assert info is not None
+        stored = [info.prefix + key.encode() for key in keys]
+        bounds = [info.prefix, *stored, *(key + b"\0" for key in stored), successor(info.prefix)]
+        for low in bounds:
+            for high in bounds:
+                wanted = [key for key in stored if low <= key < high]
+                for size in (1, 3, 9):
+                    ahead, back = (snapshot.block(low, high, size, reverse) for reverse in (False, True))
+                    assert [key for key, _ in ahead] == wanted[:size], (low, high)
+                    assert [key for key, _ in back] == wanted[::-1][:size], (low, high)
+        rows = [row for _, row in snapshot.block(info.prefix, successor(info.prefix), 9, False)]
+        assert snapshot.frames([*stored, b"none", stored[0]]) == [*rows, None, rows[0]]
+        assert {type(row) for row in rows} == {bytes}
+
+
 def test_a_snapshot_does_not_see_what_comes_later(cold: Cold) -> None:
     cold.apply(put("k", version(1)))
     with cold.env.read() as snapshot:
@@ -762,7 +782,10 @@ def test_a_store_without_identity_is_none_of_ours(cold: Cold) -> None:
     with cold.env.read() as snapshot:
         assert snapshot.state() == State()
         assert marked(snapshot) == set()
-        assert (snapshot.info("n"), snapshot.vector(b"x"), snapshot.record(b"x"), snapshot.value(b"x")) == (None,) * 4
+        assert (snapshot.info("n"), snapshot.vector(b"x"), snapshot.record(b"x")) == (None,) * 3
+    with cold.env.read(buffers=False) as snapshot:
+        assert (snapshot.frames([b"x"]), snapshot.block(b"", b"x", 9, False)) == ([None], [])
+    assert cold.env.value(b"x")[1] is None
 
 
 def test_marks(cold: Cold) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tiermem.codec.compress import MAX_DICTIONARY_RECORD, MIN_DICTIONARY_RECORD, MIN_GAIN, Compressor
-from tiermem.codec.frame import RAW, ZSTD
+from tiermem.codec.frame import CODEC, DICTIONARY, RAW, VALUE_BYTES, ZSTD, Row
 from tiermem.codec.serialize import encode
 from tiermem.config import CodecConfig
 from tiermem.errors import CorruptionError
@@ -157,6 +158,35 @@ def test_an_unknown_codec_and_a_wrong_size() -> None:
         side.decompress(RAW, 0, value, 299)
     with pytest.raises(CorruptionError):
         side.decompress(ZSTD, 0, b"no zstd frame", 13)
+
+
+def test_rows_are_decompressed_as_each_of_them_is() -> None:
+    side = Compressor(CONFIG)
+    side.add(1, trained(quotes(400)))
+    values = [*quotes(3, seed=2), b"short", b"plain " * 2000, random.Random(1).randbytes(2000)]
+    packed = [side.compress(value, 1) for value in values]
+    assert {body[:2] for body in packed} == {(RAW, 0), (ZSTD, 0), (ZSTD, 1)}
+
+    def row(codec: int, dictionary: int, body: bytes, size: int) -> Row:
+        header: list[Any] = [None] * 12
+        header[CODEC], header[DICTIONARY], header[VALUE_BYTES] = codec, dictionary, size
+        return b"key", tuple(header), b"", body
+
+    rows = [row(*body, len(value)) for body, value in zip(packed, values, strict=True)]
+    reader = Compressor(CONFIG)
+    with pytest.raises(CorruptionError, match="dictionary 1"):
+        reader.decompress_rows(rows)
+    reader.add(1, trained(quotes(400)))
+    for _ in range(2):
+        assert reader.decompress_rows(rows) == values
+    codec, dictionary, body = packed[0]
+    for wrong in (
+        row(codec, dictionary, body, 9),
+        row(codec, dictionary, body[:-1], len(values[0])),
+        row(7, 0, b"", 0),
+    ):
+        with pytest.raises(CorruptionError):
+            reader.decompress_rows([*rows, wrong])
 
 
 def test_training_where_there_is_nothing_to_learn() -> None:

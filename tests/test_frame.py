@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import struct
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Final
 
 import pytest
 from hypothesis import example, given
@@ -25,6 +26,7 @@ from tiermem.codec.frame import (
     seal,
     unpack_frame,
     unpack_outline,
+    unpack_rows,
     unpack_value,
     unpack_vector,
     unseal,
@@ -69,7 +71,17 @@ SAMPLE: dict[str, Any] = {
 }
 
 
+def unpack_row(key: bytes, data: bytes | memoryview) -> Any:
+    (row,) = unpack_rows([(key, bytes(data))])
+    return row
+
+
+UNPACKED: Final[list[Callable[[bytes, Any], Any]]] = [unpack_frame, unpack_value, unpack_outline, unpack_row]
+
+
 @given(key=KEYS, fields=frames)
+@example(key=b"k", fields={**SAMPLE, "body": b"long" * 3000})
+@example(key=b"k", fields={**SAMPLE, "given": 76, "metadata": b"m" * 9000})
 @example(key=b"k", fields={**SAMPLE, "metadata": b"", "body": b""})
 @example(key=b"k", fields={**SAMPLE, "given": 76, "metadata": b"", "body": b""})
 def test_a_frame_reads_back(key: bytes, fields: dict[str, Any]) -> None:
@@ -79,11 +91,16 @@ def test_a_frame_reads_back(key: bytes, fields: dict[str, Any]) -> None:
     assert unpack_frame(key, memoryview(data)) == Frame(**fields)
     head = Head(*(fields[name] for name in ("flags", "version", "given", "created", "expires")))
     assert peek(memoryview(data)) == head
-    expires, codec, dictionary, size, body = unpack_value(key, memoryview(data))
+    expires, codec, dictionary, size, body = unpack_value(key, data)
     assert (expires, codec, dictionary, size) == tuple(
         fields[name] for name in ("expires", "codec", "dictionary", "value_bytes")
     )
     assert body == fields["body"]
+    raw, header, metadata, body = unpack_row(key, data)
+    assert (raw, metadata, body) == (key, fields["metadata"], fields["body"])
+    kept = ("codec", "flags", "dictionary", "version", "at", "created", "updated", "expires")
+    assert header[2:10] == tuple(fields[name] | 8 * ranked if name == "flags" else fields[name] for name in kept)
+    assert header[10:] == (len(fields["metadata"]), fields["value_bytes"])
     outline = tuple(fields[name] for name in ("flags", "version", "at", "expires", "metadata"))
     assert unpack_outline(key, memoryview(data)) == outline
     assert vector_version(memoryview(data)) == (fields["version"] if fields["flags"] & module.HAS_VECTOR else 0)
@@ -93,13 +110,13 @@ def test_a_frame_reads_back(key: bytes, fields: dict[str, Any]) -> None:
 def test_a_frame_belongs_to_its_key(key: bytes, other: bytes, fields: dict[str, Any]) -> None:
     data = memoryview(pack_frame(key, **fields))
     if key != other:
-        for unpack in (unpack_frame, unpack_value, unpack_outline):
+        for unpack in UNPACKED:
             with pytest.raises(CorruptionError, match="checksum"):
                 unpack(other, data)
 
 
 @pytest.mark.parametrize("given", [77, 76])
-@pytest.mark.parametrize("unpack", [unpack_frame, unpack_value, unpack_outline])
+@pytest.mark.parametrize("unpack", UNPACKED)
 def test_every_flipped_bit_of_a_frame_is_found(unpack: Any, given: int) -> None:
     data = pack_frame(b"key", **{**SAMPLE, "given": given})
     assert intact(b"key", memoryview(data))
@@ -113,7 +130,7 @@ def test_every_flipped_bit_of_a_frame_is_found(unpack: Any, given: int) -> None:
         assert not intact(b"key", memoryview(damaged))
 
 
-@pytest.mark.parametrize("unpack", [unpack_frame, unpack_value, unpack_outline])
+@pytest.mark.parametrize("unpack", UNPACKED)
 def test_a_frame_cut_short(unpack: Any) -> None:
     data = pack_frame(b"key", **SAMPLE)
     for size in range(len(data)):
@@ -130,7 +147,7 @@ def resealed(key: bytes, data: bytearray) -> memoryview:
     return memoryview(data)
 
 
-@pytest.mark.parametrize("unpack", [unpack_frame, unpack_value, unpack_outline])
+@pytest.mark.parametrize("unpack", UNPACKED)
 def test_an_intact_frame_of_a_newer_format(unpack: Any) -> None:
     data = bytearray(pack_frame(b"key", **SAMPLE))
     data[8] = 2
@@ -141,9 +158,17 @@ def test_an_intact_frame_of_a_newer_format(unpack: Any) -> None:
 def test_metadata_longer_than_the_frame() -> None:
     data = bytearray(pack_frame(b"key", **SAMPLE))
     struct.pack_into("<I", data, HEADER_BYTES - 8, 19)
-    for unpack in (unpack_frame, unpack_outline):
+    for unpack in (unpack_frame, unpack_outline, unpack_row):
         with pytest.raises(CorruptionError, match="does not fit"):
             unpack(b"key", resealed(b"key", data))
+
+
+def test_one_damaged_frame_among_others_is_named() -> None:
+    rows = [(key, pack_frame(key, **SAMPLE)) for key in (b"a", b"b", b"c")]
+    assert [row[0] for row in unpack_rows(rows)] == [b"a", b"b", b"c"]
+    rows[1] = b"b", rows[0][1]
+    with pytest.raises(CorruptionError, match=r"b'b'.*checksum"):
+        unpack_rows(rows)
 
 
 # --------------------------------------------------------------------------------------------------------- sealed rows

@@ -1691,13 +1691,13 @@ def test_get_many_reads_one_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             whole = environment.read
             asked = 0
 
-            def read(cold: Any) -> Any:
+            def read(cold: Any, **options: Any) -> Any:
                 nonlocal asked
                 asked += 1
                 if asked == 2:
                     peer.put_many("n", [("a", 1), ("b", 1)])
                     peer.flush()
-                return whole(cold)
+                return whole(cold, **options)
 
             monkeypatch.setattr(environment, "read", read)
             found = mem.get_many("n", ["a", "b"])

@@ -27,6 +27,7 @@ from tiermem.codec.serialize import (
     MAX_DEPTH,
     copy_value,
     decode,
+    decode_all,
     decode_metadata,
     decoder,
     encode,
@@ -633,6 +634,15 @@ def test_a_typed_array_comes_back() -> None:
         back = read(encode(Book(weights)))
         assert back.weights.dtype == weights.dtype
         assert back.weights.tolist() == [0.0, 1.0, 2.0]
+
+
+def test_several_values_are_decoded_as_each_of_them_is() -> None:
+    values = [None, {"px": Decimal("1.5")}, [1, 2], "text"]
+    encoded = [encode(value) for value in values]
+    assert decode_all(encoded) == values
+    assert decode_all([]) == []
+    with pytest.raises(CorruptionError, match="damaged"):
+        decode_all([*encoded, b"\xc1"])
 
 
 def test_no_type_is_the_plain_decoder() -> None:

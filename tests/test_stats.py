@@ -16,7 +16,7 @@ import tiermem
 from tests.workers import INLINE, START, Peer
 from tiermem import CheckReport, Config, Memory, Stats
 from tiermem.engine.latency import Histogram
-from tiermem.types import UNSET, check_namespace, encode_key
+from tiermem.types import UNSET, check_namespace, encode_key, encode_keys
 
 
 def test_an_empty_store(mem: Memory, tmp_path: Path) -> None:
@@ -247,11 +247,15 @@ def test_what_is_no_name_of_a_namespace(name: object) -> None:
 def test_what_is_no_key(key: object) -> None:
     with pytest.raises(tiermem.InvalidKey):
         encode_key(key)
+    with pytest.raises(tiermem.InvalidKey):
+        encode_keys(["fine", key])
 
 
 def test_keys_are_their_utf8_bytes() -> None:
     assert encode_key("é") == b"\xc3\xa9"
     assert len(encode_key("x" * 480)) == 480
+    assert encode_keys(["é", "x" * 480]) == [encode_key("é"), encode_key("x" * 480)]
+    assert encode_keys([]) == []
 
 
 def test_a_missing_record_reads_as_a_sentence() -> None:

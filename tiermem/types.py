@@ -80,6 +80,21 @@ def encode_key(key: object) -> bytes:
     return raw
 
 
+def encode_keys(keys: Sequence[Any]) -> list[bytes]:
+    """`encode_key` of each, in a few calls for all of them.
+
+    Raises:
+        InvalidKey: one is no such key.
+    """
+    try:
+        raws = list(map(str.encode, keys))
+        if not raws or (all(raws) and max(map(len, raws)) <= MAX_KEY_BYTES):
+            return raws
+    except (TypeError, UnicodeEncodeError):
+        pass
+    return [encode_key(key) for key in keys]
+
+
 def check_prefix(prefix: object) -> str:
     """`prefix`, if it is a str that has UTF-8 bytes; it may be empty.
 

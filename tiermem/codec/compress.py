@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Final, TypeVar
 
-from tiermem.codec.frame import RAW, ZSTD
+from tiermem.codec.frame import CODEC, DICTIONARY, RAW, VALUE_BYTES, ZSTD, Row
 from tiermem.config import CodecConfig
 from tiermem.errors import CorruptionError
 
 if TYPE_CHECKING:
-    from zstandard import ZstdCompressor, ZstdDecompressor
+    from zstandard import ZstdCompressor
+
+Body = TypeVar("Body", bound=bytes | memoryview)
 
 MAX_DICTIONARY_RECORD: Final = 8192
 """Longer values gain little from a dictionary of 16 KiB."""
@@ -20,6 +22,13 @@ _DENSEST: Final = 15
 """No zstd frame expands to more than 2 ** 15 times its size: a block of four bytes stands for at most 128 KiB."""
 MIN_GAIN: Final = 0.9
 """A dictionary is kept if it brings held-out samples to this share of their size, or below."""
+
+
+class _Own(threading.local):
+    """The decompressors of a thread, by dictionary: one is not thread-safe, and costs 10 µs to make."""
+
+    def __init__(self) -> None:
+        self.decompressors: dict[int, Callable[[bytes | memoryview], bytes]] = {}
 
 
 class Compressor:
@@ -33,10 +42,10 @@ class Compressor:
         self.config = config
         self._compressors: dict[int, ZstdCompressor] = {}
         self._dictionaries: dict[int, bytes] = {}
-        self._local = threading.local()
+        self._own = _Own()
         # Joined by zstd's own error once that is imported; an unknown dictionary is a KeyError.
         self._faults: tuple[type[Exception], ...] = (KeyError,)
-        self._size_of: Callable[[bytes], int] = len
+        self._size_of: Callable[[bytes | memoryview], int] = len
 
     def add(self, number: int, dictionary: bytes) -> None:
         """Make dictionary `number` known; numbers start at 1 and are never given twice."""
@@ -63,28 +72,49 @@ class Compressor:
             return RAW, 0, value
         return (ZSTD, dictionary, body) if len(body) <= size * MIN_GAIN else (RAW, 0, value)
 
-    def decompress(self, codec: int, dictionary: int, body: bytes, size: int) -> bytes:
+    def decompress(self, codec: int, dictionary: int, body: Body, size: int) -> bytes | Body:
         """The value behind `body`, which must come to `size` bytes.
 
         Raises:
             CorruptionError: unknown codec or dictionary, or bytes that do not decompress to `size`.
         """
-        if codec == RAW:
-            value = body
-        elif codec == ZSTD:
+        if codec == ZSTD:
+            own = self._own.decompressors
             try:
-                decompressor = self._decompressor(dictionary)
+                expand = own[dictionary] if dictionary in own else self._decompressor(dictionary)
                 # zstd makes room for as much as the body says, before it looks at the rest of it.
-                if self._size_of(body) != size or size > len(body) << _DENSEST:
-                    raise CorruptionError(f"value is to have {size} bytes, and {len(body)} say otherwise")
-                value = decompressor.decompress(body)
+                if self._size_of(body) == size <= len(body) << _DENSEST:
+                    return expand(body)
             except self._faults as exc:
                 raise CorruptionError(f"value cannot be decompressed (dictionary {dictionary}): {exc}") from exc
-        else:
+            raise CorruptionError(f"value is to have {size} bytes, and {len(body)} say otherwise")
+        if codec != RAW:
             raise CorruptionError(f"unknown codec {codec}")
-        if len(value) != size:
-            raise CorruptionError(f"value has {len(value)} bytes where its frame says {size}")
-        return value
+        if len(body) != size:
+            raise CorruptionError(f"value has {len(body)} bytes where its frame says {size}")
+        return body
+
+    def decompress_rows(self, rows: Iterable[Row]) -> list[bytes | memoryview]:
+        """The values behind the bodies of `rows`, whose checksums fit; CorruptionError as `decompress`.
+
+        One after the other they find in the processor's caches what zstd reads.
+        """
+        found: list[bytes | memoryview] = []
+        append, own, size_of = found.append, self._own.decompressors, self._size_of
+        for _, header, _, body in rows:
+            if header[CODEC] == RAW:
+                append(body)
+                continue
+            dictionary, size = header[DICTIONARY], header[VALUE_BYTES]
+            try:
+                if dictionary in own and size_of(body) == size <= len(body) << _DENSEST:
+                    append(own[dictionary](body))
+                    continue
+            except self._faults:
+                # `decompress` says what they are.
+                pass
+            append(self.decompress(header[CODEC], dictionary, body, size))
+        return found
 
     def train(self, samples: Sequence[bytes]) -> bytes | None:
         """A dictionary for values like `samples`, or None where it would not help.
@@ -127,20 +157,11 @@ class Compressor:
             self._compressors[dictionary] = found
         return found
 
-    def _decompressor(self, dictionary: int) -> ZstdDecompressor:
-        # A ZstdDecompressor is not thread-safe and costs 10 µs to make: each thread keeps its own.
-        kept: dict[int, ZstdDecompressor] | None = getattr(self._local, "decompressors", None)
-        if kept is None:
-            kept = self._local.decompressors = {}
-        found = kept.get(dictionary)
-        if found is None:
-            from zstandard import ZstdCompressionDict, ZstdDecompressor, ZstdError, frame_content_size
+    def _decompressor(self, dictionary: int) -> Callable[[bytes | memoryview], bytes]:
+        from zstandard import ZstdCompressionDict, ZstdDecompressor, ZstdError, frame_content_size
 
-            self._faults = (KeyError, ZstdError)
-            self._size_of = frame_content_size
-            if dictionary:
-                found = ZstdDecompressor(dict_data=ZstdCompressionDict(self._dictionaries[dictionary]))
-            else:
-                found = ZstdDecompressor()
-            kept[dictionary] = found
-        return found
+        self._faults = (KeyError, ZstdError)
+        self._size_of = frame_content_size
+        data = ZstdCompressionDict(self._dictionaries[dictionary]) if dictionary else None
+        made = self._own.decompressors[dictionary] = ZstdDecompressor(dict_data=data).decompress
+        return made

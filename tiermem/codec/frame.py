@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import struct
-from typing import Final, NamedTuple, TypeAlias
+from collections.abc import Iterable
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from xxhash import xxh3_64_intdigest
 
@@ -26,7 +27,7 @@ ZSTD: Final = 1
 _HEADER: Final = struct.Struct("<QBBHIQddddII")
 _UNSEALED: Final = struct.Struct("<BBHIQddddII")
 # The same, without version and times: what it costs to unpack is what it makes.
-_SHORT: Final = struct.Struct("<QBBHI32xdII")
+_unpack_short: Final = struct.Struct("<QBBHI32xdII").unpack_from
 # What an index needs of a record.
 _OUTLINE: Final = struct.Struct("<QBxH4xQd16xdI4x")
 _VERSION: Final = struct.Struct("<10xH4xQ40x")
@@ -36,9 +37,14 @@ VECTOR_HEAD: Final = _VERSIONED.size
 """Bytes of a vector's row before its values."""
 _GIVEN: Final = struct.Struct("<Q")
 HEADER_BYTES: Final = _HEADER.size
+CODEC, FLAGS, DICTIONARY, VERSION, AT, CREATED, UPDATED, EXPIRES, VALUE_BYTES = 2, 3, 4, 5, 6, 7, 8, 9, 11
+"""Places in the header of a `Row`."""
+_LONG: Final = 8192
+"""Bytes of a frame from which on a view of a part costs less than a copy."""
 
 
-Value: TypeAlias = tuple[float, int, int, int, bytes]
+Value: TypeAlias = tuple[float, int, int, int, bytes | memoryview]
+Row: TypeAlias = tuple[bytes, tuple[Any, ...], bytes, bytes | memoryview]
 Outline: TypeAlias = tuple[int, int, float, float, bytes]
 
 
@@ -107,7 +113,7 @@ def pack_frame(
     return _CHECKSUM.pack(xxh3_64_intdigest(rest, xxh3_64_intdigest(key))) + rest
 
 
-def unpack_frame(key: bytes, data: memoryview) -> Frame:
+def unpack_frame(key: bytes, data: bytes | memoryview) -> Frame:
     """The record frame in `data`, copied out of it.
 
     Raises:
@@ -145,20 +151,54 @@ def unpack_frame(key: bytes, data: memoryview) -> Frame:
     )
 
 
-def unpack_value(key: bytes, data: memoryview) -> Value:
-    """(expiry, codec, dictionary, value bytes, body) of a record frame, copied out of it.
+def unpack_value(key: bytes, data: bytes) -> Value:
+    """(expiry, codec, dictionary, value bytes, body) of a record frame; a long body is a view of `data`.
 
     Raises:
         CorruptionError, IncompatibleFormatError: as `unpack_frame`.
     """
-    if len(data) < HEADER_BYTES:
-        raise CorruptionError(f"record {key!r}: frame of {len(data)} bytes is shorter than its header")
-    checksum, form, codec, flags, dictionary, expires, metadata, size = _SHORT.unpack_from(data)
-    if form != FRAME_FORMAT or xxh3_64_intdigest(data[8:], xxh3_64_intdigest(key)) != checksum:
+    # Copying a little costs less than a view of it.
+    view = data if len(data) < _LONG else memoryview(data)
+    try:
+        checksum, form, codec, flags, dictionary, expires, metadata, size = _unpack_short(data)
+    except struct.error:
+        checksum = form = -1
+    if form != FRAME_FORMAT or xxh3_64_intdigest(view[8:], xxh3_64_intdigest(key)) != checksum:
         # Damaged, or of another format: the full check says which.
         unpack_frame(key, data)
-    body = bytes(data[HEADER_BYTES + metadata : -_GIVEN.size if flags & _RANKED else None])
-    return expires, codec, dictionary, size, body
+    return expires, codec, dictionary, size, view[HEADER_BYTES + metadata : -_GIVEN.size if flags & _RANKED else None]
+
+
+def unpack_rows(rows: Iterable[tuple[bytes, bytes]]) -> list[Row]:
+    """(key, header, metadata, body) of each record frame, given behind its key; a long body is a view of its frame.
+
+    The header is a tuple: checksum, format, codec, flags, dictionary, version, event time, times of creation, update
+    and expiry, bytes of metadata and of the value.
+
+    Raises:
+        CorruptionError, IncompatibleFormatError: as `unpack_frame`.
+    """
+    found: list[Row] = []
+    # One loop, without a call for each frame: a scan spends a good part of its time here.
+    append, unpack, digest = found.append, _HEADER.unpack_from, xxh3_64_intdigest
+    for key, data in rows:
+        view = data if len(data) < _LONG else memoryview(data)
+        try:
+            header = unpack(data)
+        except struct.error:
+            header = (-1, -1)
+        if header[0] != digest(view[8:], digest(key)) or header[1] != FRAME_FORMAT:
+            # Damaged, or of another format: the full check says which.
+            unpack_frame(key, data)
+        if header[10] or header[FLAGS] & _RANKED:
+            split = HEADER_BYTES + header[10]
+            end = len(data) - _GIVEN.size if header[FLAGS] & _RANKED else len(data)
+            if split > end:
+                unpack_frame(key, data)
+            append((key, header, data[HEADER_BYTES:split], view[split:end]))
+        else:
+            append((key, header, b"", view[HEADER_BYTES:]))
+    return found
 
 
 def unpack_outline(key: bytes, data: memoryview) -> Outline:
@@ -193,7 +233,7 @@ def intact(key: bytes, data: memoryview) -> bool:
     )
 
 
-def peek(data: memoryview) -> Head:
+def peek(data: bytes | memoryview) -> Head:
     """Flags, versions, creation and expiry of a frame, without verifying it."""
     if len(data) < HEADER_BYTES:
         raise CorruptionError(f"frame of {len(data)} bytes is shorter than its header")

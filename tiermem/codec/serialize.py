@@ -12,7 +12,7 @@ into such a type.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy, deepcopy
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -84,6 +84,15 @@ def decode(data: bytes | memoryview) -> Any:
         return _unpack(data)
     except _DAMAGE as exc:
         raise CorruptionError(f"encoded value is damaged: {exc}") from exc
+
+
+def decode_all(values: Sequence[bytes | memoryview]) -> list[Any]:
+    """`decode` of each, without a call of ours for each."""
+    try:
+        return list(map(_unpack, values))
+    except _DAMAGE:
+        # The one that is damaged is named by what `decode` raises.
+        return list(map(decode, values))
 
 
 def decoder(type_: Any | None) -> Callable[[bytes | memoryview], Any]:

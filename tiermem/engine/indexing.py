@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from tiermem.codec.frame import HAS_VECTOR
+from tiermem.codec.frame import AT, EXPIRES, FLAGS, HAS_VECTOR, VERSION
 from tiermem.engine import reading
 from tiermem.engine.lanes import unhurried
 from tiermem.engine.search import as_vector, describe
@@ -194,14 +194,14 @@ class Indexing:
         if space.replay is not None:
             space.replay.update(keys)
         try:
-            stored = reading.fetch_many(self.store, space, keys)
+            page = reading.fetch_many(self.store, space, keys)
         except BaseException:
             space.index = None
             raise
         rows = [
-            Row(item.key, item.vector, item.version, item.at, item.expires, item.metadata)
-            for item in stored.values()
-            if item.flags & HAS_VECTOR and len(item.vector) == width
+            Row(key, vector, header[VERSION], header[AT], header[EXPIRES], metadata)
+            for key, (raw, header, metadata, _) in zip(page.keys(), page.rows, strict=True)
+            if header[FLAGS] & HAS_VECTOR and len(vector := page.vectors[raw]) == width
         ]
         kept = {row.key for row in rows}
         index.update(rows, [key for key in keys if key not in kept])

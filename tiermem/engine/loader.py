@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from tiermem.codec.frame import NEVER
+from tiermem.codec.compress import Body
+from tiermem.codec.frame import DICTIONARY, NEVER, Row
 from tiermem.codec.operation import DELETE, Operation
 from tiermem.engine.reentry import refuse_reentry
 from tiermem.engine.space import Decode, Space
+from tiermem.errors import CorruptionError
 from tiermem.tiers.cold import Snapshot
 from tiermem.tiers.hot import Table, cost_of
 from tiermem.types import encode_key
@@ -36,22 +39,10 @@ class Loader:
                     store.hot.touch(table, key)
                     return value
         store.hot.misses += 1
-        op = space.pending.get(key) if isinstance(key, str) else None
-        return self._load(space, decode, table, key) if op is None else self._adopt(space, decode, table, op)
-
-    def _adopt(self, space: Space, decode: Decode, table: Table, op: Operation) -> Any:
-        store = self.store
-        if op.kind == DELETE or op.expires <= store.clock.now():
-            raise KeyError(op.key)
-        value = decode(op.value)
-        with store.lock:
-            if space.pending.get(op.key) is op and not op.contested:
-                store.hot.fill(table, op.key, value, cost_of(value, len(op.value)), op.expires)
-        return value
-
-    def _load(self, space: Space, decode: Decode, table: Table, key: str) -> Any:
-        store = self.store
         raw = encode_key(key)
+        op = space.pending.get(key)
+        if op is not None:
+            return self._adopt(space, decode, table, op)
         found = None
         prefix = space.prefix
         if not prefix:
@@ -72,21 +63,48 @@ class Loader:
             raise KeyError(key)
         value = decode(self.expand(codec, dictionary, body, size) if codec else body)
         store.cold_hits += 1
-        with store.lock:
-            # A commit or a write since the snapshot may have changed the record: then L1 stays as it is.
-            # The same goes for a namespace that was dropped since its prefix was looked at.
-            if stamp >= store.seen_stamp and prefix == space.prefix and key not in space.pending:
-                store.hot.fill(table, key, value, cost_of(value, size), expires)
+        if store.hot.max_bytes:
+            with store.lock:
+                # A commit or a write since the snapshot may have changed the record: then L1 stays as it is.
+                # The same goes for a namespace that was dropped since its prefix was looked at.
+                if stamp >= store.seen_stamp and prefix == space.prefix and key not in space.pending:
+                    store.hot.fill(table, key, value, cost_of(value, size), expires)
         return value
 
-    def expand(self, codec: int, dictionary: int, body: bytes, size: int) -> bytes:
-        """The encoded value of a frame; a dictionary that is not known yet is read from L3."""
+    def _adopt(self, space: Space, decode: Decode, table: Table, op: Operation) -> Any:
         store = self.store
-        if codec and not store.compressor.knows(dictionary):
-            with store.cold.read() as snapshot:
-                for number, data in snapshot.dictionaries():
-                    store.compressor.add(number, data)
-        return store.compressor.decompress(codec, dictionary, body, size)
+        if op.kind == DELETE or op.expires <= store.clock.now():
+            raise KeyError(op.key)
+        value = decode(op.value)
+        with store.lock:
+            if space.pending.get(op.key) is op and not op.contested:
+                store.hot.fill(table, op.key, value, cost_of(value, len(op.value)), op.expires)
+        return value
+
+    def expand(self, codec: int, dictionary: int, body: Body, size: int) -> bytes | Body:
+        """The encoded value of a frame; a dictionary that is not known yet is read from L3."""
+        try:
+            return self.store.compressor.decompress(codec, dictionary, body, size)
+        except CorruptionError:
+            if self.store.compressor.knows(dictionary):
+                raise
+        self._learn()
+        return self.store.compressor.decompress(codec, dictionary, body, size)
+
+    def expand_rows(self, rows: Sequence[Row]) -> list[bytes | memoryview]:
+        """`expand` for each of `rows`."""
+        try:
+            return self.store.compressor.decompress_rows(rows)
+        except CorruptionError:
+            if all(self.store.compressor.knows(row[1][DICTIONARY]) for row in rows):
+                raise
+        self._learn()
+        return self.store.compressor.decompress_rows(rows)
+
+    def _learn(self) -> None:
+        with self.store.cold.read() as snapshot:
+            for number, data in snapshot.dictionaries():
+                self.store.compressor.add(number, data)
 
     def resolve(self, space: Space, snapshot: Snapshot) -> bytes:
         """Prefix of the namespace's keys at the snapshot, empty if it has none; kept if still current."""

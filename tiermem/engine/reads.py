@@ -12,7 +12,18 @@ from tiermem.engine.handle import Handle
 from tiermem.errors import EmbedderMismatch, InvalidArgument, InvalidVector
 from tiermem.protocols import Clock, Embedder
 from tiermem.tiers.cold.layout import successor
-from tiermem.types import Change, Hit, Moment, Record, Vector, Where, check_namespace, check_prefix, encode_key
+from tiermem.types import (
+    Change,
+    Hit,
+    Moment,
+    Record,
+    Vector,
+    Where,
+    check_namespace,
+    check_prefix,
+    encode_key,
+    encode_keys,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -80,7 +91,7 @@ class Reads(Handle):
         table = store.tables.typed(namespace, None)
         if key in table.absent:
             return False
-        return key in table or reading.fetch(store, store.space(namespace), key) is not None
+        return key in table or bool(reading.fetch_many(store, store.space(namespace), [key], vectors=False).rows)
 
     def get_many(self, namespace: str, keys: Iterable[str]) -> dict[str, Any]:
         """The values of those `keys` that have a record, in the order asked for.
@@ -117,8 +128,8 @@ class Reads(Handle):
         chosen = reading.compiled(where)
         if chosen is None:
             return reading.count(store, space)
-        rows = reading.scan(store, space, allows=reading.matcher(chosen.matches), vectors=False)
-        return sum(1 for _ in rows)
+        pages = reading.pages(store, space, allows=reading.matcher(chosen.matches), vectors=False)
+        return sum(len(page.rows) for page in pages)
 
     def latest(self, namespace: str, n: int = 1) -> list[Record]:
         """The `n` records with the highest event times, newest first; on a stream reads O(n) rows."""
@@ -259,28 +270,29 @@ def read_record(store: Store, namespace: str, key: str, decoded: Decode) -> Reco
     """`Memory.get_record`, with the value decoded by `decoded`."""
     encode_key(key)
     space = store.space(namespace)
-    stored = reading.fetch(store, space, key)
-    return None if stored is None else reading.to_record(store, space, decoded, stored)
+    return next(reading.decoded(store, space, decoded, reading.fetch_many(store, space, [key])), None)
 
 
 def read_values(store: Store, namespace: str, keys: Iterable[str], type_: Any) -> dict[str, Any]:
     """`Memory.get_many`, with the values as `type_`."""
     wanted = drafts.each("keys", keys)
-    for key in wanted:
-        encode_key(key)
+    raws = encode_keys(wanted)
     table = store.tables.typed(namespace, type_)
     space = store.space(namespace)
     decoded = space.decode_of(table)
+    if not (table or table.timed or table.watched):
+        return reading.fetch_values(store, space, decoded, wanted, raws)
     hot = {key: value for key in wanted if (value := warm(store, table, key, ABSENT)) is not ABSENT}
-    cold = reading.fetch_values(store, space, decoded, [key for key in wanted if key not in hot])
-    if not hot:
-        return cold
+    missing = [(key, raw) for key, raw in zip(wanted, raws, strict=True) if key not in hot]
+    if not missing:
+        return hot
+    cold = reading.fetch_values(store, space, decoded, *zip(*missing, strict=True))
     return {key: hot[key] if key in hot else cold[key] for key in wanted if key in hot or key in cold}
 
 
 def read_keys(store: Store, namespace: str) -> Iterator[str]:
     """The keys of the unexpired records of a namespace, in order; values are not looked at."""
-    return (stored.key for stored in reading.scan(store, store.space(namespace), vectors=False))
+    return reading.keys(store, store.space(namespace))
 
 
 def read_hot(store: Store, namespace: str, key: str, type_: Any, default: Any) -> Any:
@@ -318,9 +330,10 @@ def read_scan(
     chosen = reading.compiled(where)
     if limit is not None and (limit is False or limit != 0):
         drafts.positive("limit", limit)
-    rows = reading.scan(
+    return reading.records(
         store,
         space,
+        decoded,
         low=low,
         high=high,
         since=earliest,
@@ -329,14 +342,12 @@ def read_scan(
         limit=limit,
         reverse=reverse,
     )
-    return (reading.to_record(store, space, decoded, stored) for stored in rows)
 
 
 def read_latest(store: Store, namespace: str, n: int, decoded: Decode) -> list[Record]:
     """`Memory.latest`, with the values decoded by `decoded`."""
     space = store.space(namespace)
-    rows = reading.latest(store, space, drafts.positive("n", n))
-    return [reading.to_record(store, space, decoded, stored) for stored in rows]
+    return reading.latest(store, space, decoded, drafts.positive("n", n))
 
 
 def bounds(prefix: str, start: str | None, reverse: bool) -> tuple[bytes, bytes]:

@@ -132,7 +132,7 @@ class Writes(Handle):
         store = self._writable()
         space = store.space(namespace)
         op = drafts.delete(store, space, key)
-        existed = reading.fetch(store, space, key) is not None
+        existed = bool(reading.fetch_many(store, space, [key], vectors=False).rows)
         if if_version is not None or guard is not None or existed:
             self._submit(store, space, op, durable, if_version, guard)
         if erase:
@@ -173,13 +173,12 @@ class Writes(Handle):
                 encode_key(key)
             wanted = list(dict.fromkeys(wanted))
             allows = reading.matcher(None if chosen is None else chosen.matches)
-            found = reading.fetch_many(store, space, wanted, vectors=False)
-            doomed = [key for key, item in found.items() if allows is None or allows(item.metadata)]
+            page = reading.fetch_many(store, space, wanted, vectors=False)
+            doomed = [key for key, row in zip(page.keys(), page.rows, strict=True) if allows is None or allows(row[2])]
         else:
             low, high = bounds("" if prefix is None else prefix, None, False)
             allows = reading.matcher(None if chosen is None else chosen.matches)
-            rows = reading.scan(store, space, low=low, high=high, allows=allows, vectors=False)
-            doomed = [stored.key for stored in rows]
+            doomed = list(reading.keys(store, space, low=low, high=high, allows=allows))
         self._submit_chunks(store, space, [drafts.delete(store, space, key) for key in doomed])
         if erase:
             self._erase(store, namespace)

@@ -148,10 +148,11 @@ def _no_room(path: Path) -> bool:
 class _Reading(Snapshot):
     """A snapshot and its transaction, counted so that the environment is never closed under it."""
 
-    __slots__ = ("__weakref__", "_mark")
+    __slots__ = ("__weakref__", "_buffers", "_mark")
 
-    def __init__(self, env: ColdEnv) -> None:
+    def __init__(self, env: ColdEnv, buffers: bool) -> None:
         self.env = env
+        self._buffers = buffers
 
     def __enter__(self) -> Snapshot:
         env = self.env
@@ -167,7 +168,7 @@ class _Reading(Snapshot):
         # Not before: after a fork the environment was opened anew, with other handles.
         self.dbs = env.dbs
         try:
-            self.txn = env.begin(buffers=True)
+            self.txn = env.begin(buffers=self._buffers)
         except lmdb.Error as exc:
             env.readers.discard(self._mark)
             if env.mend(exc):
@@ -247,32 +248,29 @@ class ColdEnv:
             raise translate(exc, path) from exc
         self.dbs = Databases(*handles)
 
-    def read(self) -> _Reading:
-        """A context manager around a read transaction: a `Snapshot`, valid inside it."""
-        return _Reading(self)
+    def read(self, *, buffers: bool = True) -> _Reading:
+        """A context manager around a read transaction: a `Snapshot`, valid inside it, as its rows are; else copied."""
+        return _Reading(self, buffers)
 
     def newest_stamp(self) -> int:
         """The stamp of the newest commit; reads no page."""
         try:
-            txn = self.begin()
-            try:
+            with self.begin() as txn:
                 return self.first_stamp | int(txn.id())
-            finally:
-                txn.abort()
         except lmdb.Error as exc:
             raise translate(exc, self.path) from exc
 
     def value(self, key: bytes) -> tuple[int, Value | None]:
-        """The stamp of a snapshot, and what `Snapshot.value` says in it of one record; costs half of `read`."""
+        """The stamp of a snapshot, and what `unpack_value` says of one record in it; costs half of `read`."""
         reader = object()
         try:
             self.readers.add(reader)
             if self.closing:
                 self.readers.discard(reader)
                 return self._value(key)
-            txn = self.begin(buffers=True)
+            txn = self.begin()
             try:
-                row = txn.get(key, db=self.dbs.records)
+                row = txn.get(key, None, self.dbs.records)
                 self.rows_read += 1
                 return self.first_stamp | txn.id(), None if row is None else unpack_value(key, row)
             finally:
@@ -286,8 +284,9 @@ class ColdEnv:
             self.readers.discard(reader)
 
     def _value(self, key: bytes) -> tuple[int, Value | None]:
-        with self.read() as snapshot:
-            return snapshot.stamp, snapshot.value(key)
+        with self.read(buffers=False) as snapshot:
+            (row,) = snapshot.frames([key])
+            return snapshot.stamp, None if row is None else unpack_value(key, row)
 
     @contextmanager
     def write(self) -> Iterator[Any]:

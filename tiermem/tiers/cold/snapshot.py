@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import islice, takewhile
 
-from tiermem.codec.frame import Frame, Value, unpack_frame, unpack_value, unpack_vector, unseal
+from tiermem.codec.frame import Frame, unpack_frame, unpack_vector, unseal
 from tiermem.errors import CorruptionError, IncompatibleFormatError
 from tiermem.tiers.cold.layout import (
     OPS,
@@ -21,7 +22,7 @@ from tiermem.tiers.cold.layout import (
     unpack_log_row,
     unpack_mark,
 )
-from tiermem.tiers.cold.view import SegmentView
+from tiermem.tiers.cold.view import SegmentView, steps
 
 
 class Snapshot(SegmentView):
@@ -67,11 +68,23 @@ class Snapshot(SegmentView):
         self.env.rows_read += 1
         return None if row is None else unpack_frame(key, row)
 
-    def value(self, key: bytes) -> Value | None:
-        """(expiry, codec, dictionary, value bytes, body) of the record stored under `key`."""
-        row = self.txn.get(key, db=self.dbs.records)
-        self.env.rows_read += 1
-        return None if row is None else unpack_value(key, row)
+    def frames(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The frame stored under each of `keys`, None where there is none. The snapshot copies what it reads."""
+        get, records = self.txn.get, self.dbs.records
+        self.env.rows_read += len(keys)
+        return [get(key, None, records) for key in keys]
+
+    def block(self, low: bytes, high: bytes, size: int, reverse: bool) -> list[tuple[bytes, bytes]]:
+        """Up to `size` keys of records with low ≤ key < high and their frames, in order or against it.
+
+        The snapshot copies what it reads.
+        """
+        # A pair is compared with a tuple of one: (high,) > (key, frame) says that the key lies below `high`.
+        inside = (low,).__le__ if reverse else (high,).__gt__
+        with self.txn.cursor(db=self.dbs.records) as cursor:
+            found = list(takewhile(inside, islice(steps(cursor, low, high, reverse), size)))
+        self.env.rows_read += len(found)
+        return found
 
     def vector(self, key: bytes) -> tuple[int, bytes] | None:
         """(version, float32 bytes) of the vector stored under `key`."""

@@ -13,6 +13,16 @@ if TYPE_CHECKING:
     from tiermem.tiers.cold.env import ColdEnv
 
 
+def steps(cursor: Any, low: bytes, high: bytes, reverse: bool) -> Iterator[tuple[Any, Any]]:
+    """(key, row) from `low` on, or back from the last below `high` (empty: the last there is)."""
+    if not reverse:
+        return iter(cursor.iternext()) if cursor.set_range(low) else iter(())
+    found = cursor.set_range(high) and cursor.prev() if high else cursor.last()
+    if not found and high and not cursor.set_range(high):
+        found = cursor.last()
+    return iter(cursor.iterprev()) if found else iter(())
+
+
 class View:
     """A transaction and the databases it reads."""
 
@@ -40,24 +50,9 @@ class View:
             return
         env = self.env
         with self.txn.cursor(db=db) as cursor:
-            if reverse:
-                found = cursor.set_range(high) and cursor.prev() if high else cursor.last()
-                if not found and high and not cursor.set_range(high):
-                    found = cursor.last()
-                if not found:
-                    return
-                for raw, row in cursor.iterprev():
-                    key = bytes(raw)
-                    if key < low:
-                        return
-                    env.rows_read += 1
-                    yield key, row
-                return
-            if not cursor.set_range(low):
-                return
-            for raw, row in cursor.iternext():
+            for raw, row in steps(cursor, low, high, reverse):
                 key = bytes(raw)
-                if high and key >= high:
+                if key < low if reverse else high and key >= high:
                     return
                 env.rows_read += 1
                 yield key, row
