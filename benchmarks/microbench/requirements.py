@@ -10,7 +10,7 @@ from _workload import COLD_ROUND
 
 from microbench import hot, puts
 from microbench.rivals import DiskCache, RocksDict
-from microbench.sheets import RAW, RAW_MANY, RAW_RANGE
+from microbench.sheets import RAW, RAW_MANY, RAW_RANGE, SAME, SAME_MANY, SAME_RANGE
 from microbench.stream import LATEST
 from microbench.subject import Measured
 
@@ -76,9 +76,11 @@ def of_cold_reads(found: Measured) -> Iterator[Requirement]:
     for limit in (4.0, 2.5):
         yield bound(found, f"cold `mem.get` ≤ {limit:g} × {RAW}", limit, "`mem.get`", RAW)
         yield bound(found, f"the same{OFF}", limit, f"`mem.get`{OFF}", RAW)
-    for ours, theirs in (("`mem.get_many`", RAW_MANY), ("`mem.scan`", RAW_RANGE)):
+        yield bound(found, f"the same ≤ {limit:g} × {SAME}", limit, "`mem.get`", SAME)
+    for ours, theirs, same in (("`mem.get_many`", RAW_MANY, SAME_MANY), ("`mem.scan`", RAW_RANGE, SAME_RANGE)):
         yield bound(found, f"{ours} of {COLD_ROUND:,} ≤ 1.5 × {theirs}", 1.5, ours, theirs)
         yield bound(found, f"the same{OFF}", 1.5, f"{ours}{OFF}", theirs)
+        yield bound(found, f"the same ≤ 1.5 × {same}", 1.5, ours, same)
 
 
 def of_streams(found: Measured) -> Iterator[Requirement]:

@@ -9,14 +9,14 @@ from microbench.rivals.lru_cache import LruCache
 from microbench.rivals.lru_dict import LruDict
 from microbench.rivals.moka_caches import Moka
 from microbench.rivals.plain_dict import PlainDict
-from microbench.rivals.raw_lmdb import RawLmdb
+from microbench.rivals.raw_lmdb import RawCompressed, RawLmdb
 from microbench.rivals.rocksdict_store import RocksDict
 from microbench.rivals.sqlite_table import SqliteTable
 from microbench.rivals.theine_caches import Theine
 from microbench.subject import Cache, Store
 
 CACHES: tuple[type[Cache], ...] = (PlainDict, LruCache, Cachetools, Cachebox, LruDict, Theine, Moka)
-STORES: tuple[type[Store], ...] = (RawLmdb, DiskCache, RocksDict, SqliteTable)
+STORES: tuple[type[Store], ...] = (RawLmdb, RawCompressed, DiskCache, RocksDict, SqliteTable)
 DISTRIBUTIONS = tuple(sorted(rival.distribution for rival in (*CACHES, *STORES) if rival.distribution))
 """What a run that leaves out nothing needs."""
 

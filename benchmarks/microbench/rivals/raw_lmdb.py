@@ -10,8 +10,10 @@ from typing import Any, ClassVar
 import lmdb
 import msgspec
 from _workload import COLD_ROUND
+from zstandard import ZstdCompressionDict, ZstdCompressor, ZstdDecompressor, train_dictionary
 
 from microbench.subject import Read, Store
+from tiermem import CodecConfig
 
 
 class RawLmdb(Store):
@@ -30,7 +32,8 @@ class RawLmdb(Store):
 
     def __init__(self, path: Path, *, sync: bool = False) -> None:
         self.env = lmdb.open(str(path), map_size=2**34, sync=sync)
-        self.pack, self.unpack = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder().decode
+        self.pack: Callable[[Any], bytes] = msgspec.msgpack.Encoder().encode
+        self.unpack = msgspec.msgpack.Decoder().decode
 
     def fill(self, items: Iterable[tuple[str, Any]]) -> None:
         with self.env.begin(write=True) as txn:
@@ -71,3 +74,48 @@ class RawLmdb(Store):
 
     def close(self) -> None:
         self.env.close()
+
+
+class RawCompressed(RawLmdb):
+    """The same, with values as tiermem stores them by default: zstd with a dictionary, trained on the first of them."""
+
+    name = "raw py-lmdb + zstd"
+    setup = "a transaction for each call"
+    rows: ClassVar[dict[str, Read]] = {
+        "raw py-lmdb get + zstd + msgspec decode": "one",
+        "raw py-lmdb getmulti + zstd + msgspec decode": "many",
+        "raw py-lmdb cursor + zstd + msgspec decode": "range",
+    }
+    kept = ""
+    synced = ""
+
+    def fill(self, items: Iterable[tuple[str, Any]]) -> None:
+        codec, known = CodecConfig(), list(items)
+        samples = [self.pack(value) for _, value in known[: codec.dictionary_samples]]
+        trained = train_dictionary(codec.dictionary_bytes, samples, level=codec.level).as_bytes()
+        dictionary = ZstdCompressionDict(trained)
+        pack = self.pack
+        squeeze = ZstdCompressor(level=codec.level, dict_data=dictionary, write_dict_id=False).compress
+        self.pack = lambda value: squeeze(pack(value))
+        self.expand = ZstdDecompressor(dictionary).decompress
+        super().fill(known)
+
+    def reads(self) -> dict[str, Callable[[Any], object]]:
+        return dict(zip(self.rows, (self.gets, self.getmulti, self.scan), strict=True))
+
+    def gets(self, keys: Sequence[bytes]) -> None:
+        env, decode, expand = self.env, self.unpack, self.expand
+        for key in keys:
+            with env.begin(buffers=True) as txn:
+                decode(expand(txn.get(key)))
+
+    def getmulti(self, keys: Sequence[bytes]) -> dict[bytes, Any]:
+        decode, expand = self.unpack, self.expand
+        with self.env.begin(buffers=True) as txn, txn.cursor() as cursor:
+            return {bytes(key): decode(expand(row)) for key, row in cursor.getmulti(keys)}
+
+    def scan(self, start: bytes) -> list[tuple[bytes, Any]]:
+        decode, expand = self.unpack, self.expand
+        with self.env.begin(buffers=True) as txn, txn.cursor() as cursor:
+            cursor.set_range(start)
+            return [(bytes(key), decode(expand(row))) for key, row in islice(cursor.iternext(), COLD_ROUND)]
