@@ -17,9 +17,13 @@ from microbench.scale import Scale
 from microbench.subject import NS, Read, Subject, Subjects, get_from, own, pieces
 from tiermem import CodecConfig, Config, HotConfig
 
+FILLING: Final = "`mem.get`, each fills L1"
+SMALL: Final = 2**18
+"""Bytes of an L1 that holds about one in a thousand of the records, and takes in each that is read."""
 OURS: Final[dict[str, Read]] = {
     "`mem.get`": "one",
     "`mem.get`, compression off": "one",
+    FILLING: "one",
     "`mem.get_many`": "many",
     "`mem.get_many`, compression off": "many",
     "`mem.scan`": "range",
@@ -41,7 +45,7 @@ def names() -> list[str]:
 def committed(
     stack: ExitStack, name: str, keys: Sequence[str], values: Sequence[Any], config: Config
 ) -> tiermem.Memory:
-    """A store that keeps nothing in L1 and has everything committed."""
+    """A store that has everything committed and nothing in L1."""
     mem = stack.enter_context(tiermem.open(stack.enter_context(directory()) / name, config=config))
     if config.codec.level:
         # A dictionary is trained on the first records and used for those that follow.
@@ -78,6 +82,8 @@ def subjects(scale: Scale) -> Iterator[Subjects]:
         mem = committed(stack, "packed", keys, values, Config(hot=none))
         plain = committed(stack, "plain", keys, values, Config(hot=none, codec=CodecConfig(level=0)))
         found: Subjects = {}
+        small = committed(stack, "small", keys, values, Config(hot=HotConfig(max_bytes=SMALL)))
+        found[FILLING] = reads(own(get_from), lookups, small, NS)
         for store, suffix in ((mem, ""), (plain, ", compression off")):
             found[f"`mem.get`{suffix}"] = reads(own(get_from), lookups, store, NS)
             found[f"`mem.get_many`{suffix}"] = reads(partial(store.get_many, NS), lookups)

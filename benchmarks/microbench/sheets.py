@@ -108,7 +108,7 @@ def cold_sheets(found: Measured, scale: Scale) -> Iterator[Sheet]:
         f"{scale.cold_records:,} committed records of {RECORD_BYTES} bytes, equally likely, all in the page cache. "
         "By default such records are compressed with a trained dictionary, as they are in the raw rows with zstd; the "
         "rows with compression off read the bytes that the other raw rows read. Raw reads check no checksum and get "
-        "their keys as bytes. `diskcache` unpickles.",
+        f"their keys as bytes. Where each read fills L1, that has {cold.SMALL // 2**10} KiB. `diskcache` unpickles.",
         heads,
         list(contest(found, cold.rows("one"), columns, RAW)),
     )

@@ -101,14 +101,17 @@ class Compressor:
         """
         found: list[bytes | memoryview] = []
         append, own, size_of = found.append, self._own.decompressors, self._size_of
+        last, expand = 0, own.get(0)
         for _, header, _, body in rows:
             if header[CODEC] == RAW:
                 append(body)
                 continue
             dictionary, size = header[DICTIONARY], header[VALUE_BYTES]
+            if dictionary != last:
+                last, expand = dictionary, own.get(dictionary)
             try:
-                if dictionary in own and size_of(body) == size <= len(body) << _DENSEST:
-                    append(own[dictionary](body))
+                if expand is not None and size_of(body) == size <= len(body) << _DENSEST:
+                    append(expand(body))
                     continue
             except self._faults:
                 # `decompress` says what they are.

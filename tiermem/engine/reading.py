@@ -41,9 +41,11 @@ if TYPE_CHECKING:
     from tiermem.types import FloatArray
 
 FIRST_PAGE: Final = 256
-REMEMBERED: Final = 65_536
+LIMITED_PAGE: Final = 1024
+"""Rows of the first page where so many are asked for, or more."""
 LAST_PAGE: Final = 8192
 """A scan reads pages of rows, each in a snapshot of its own; they grow fourfold up to this."""
+REMEMBERED: Final = 65_536
 PREFIX_BYTES: Final = U32.size
 AT_ONCE: Final = 64
 """Rows that are expanded and decoded one behind the other, so that what one step leaves is in the processor's caches
@@ -187,13 +189,13 @@ def values_of(store: Store, decode: Decode, rows: Sequence[Row]) -> Iterable[Any
 
 def decoded(store: Store, space: Space, decode: Decode, page: Page) -> Iterator[Record]:
     """What a user sees of the records of a page."""
-    name, make = space.name, tuple.__new__
+    name, vectors, make = space.name, page.vectors, tuple.__new__
     vector = None
     for start in range(0, len(page.rows), AT_ONCE):
         rows = page.rows[start : start + AT_ONCE]
         for (raw, header, metadata, _), value in zip(rows, values_of(store, decode, rows), strict=True):
-            if page.vectors:
-                vector = as_array(page.vectors.get(raw, b""))
+            if vectors:
+                vector = as_array(vectors.get(raw, b""))
             # `Record(...)`, without the call: there is one of these for every row that is read.
             yield make(
                 Record,
@@ -274,7 +276,7 @@ def pages(
         if until != NEVER:
             bound = stream_bound(until).encode()
             high = min(high, bound) if high else bound
-    size = FIRST_PAGE if limit is None else min(limit, FIRST_PAGE)
+    size = FIRST_PAGE if limit is None else min(limit, LIMITED_PAGE)
     left = sys.maxsize if limit is None else limit
     now = store.clock.now()
 
