@@ -1707,6 +1707,30 @@ def test_get_many_reads_one_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         peer.leave()
 
 
+def test_a_limit_behind_many_expired_records_takes_few_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = tiermem.SimulatedClock(start=100.0)
+    inline = tiermem.Config(cold=tiermem.ColdConfig(committer="inline"))
+    with tiermem.open(tmp_path / "store", config=inline, clock=clock) as mem:
+        mem.put_many("n", (tiermem.Item(f"{number:04d}", number, ttl=1.0) for number in range(2000)))
+        mem.put_many("n", [("x", 1), ("y", 2), ("z", 3)])
+        mem.flush()
+        clock.advance(10.0)
+        environment = type(mem._current().cold)
+        whole = environment.read
+        snapshots = 0
+
+        def read(cold: Any, **options: Any) -> Any:
+            nonlocal snapshots
+            snapshots += 1
+            return whole(cold, **options)
+
+        monkeypatch.setattr(environment, "read", read)
+        assert [record.value for record in mem.scan("n", limit=2)] == [1, 2]
+        assert snapshots < 10
+        assert [record.value for record in mem.scan("n", limit=1, reverse=True)] == [3]
+        monkeypatch.undo()
+
+
 @pytest.mark.parametrize("again", [True, False])
 def test_a_namespace_dropped_under_a_read_leaves_nothing_in_l1(mem: Memory, again: bool) -> None:
     mem.put("n", "k", "old")

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,26 @@ def test_numbers_follow_what_is_done(mem: Memory) -> None:
     assert stats.cold.file_bytes >= stats.cold.bytes_used > 0
     assert (stats.log.first, stats.log.last) == (1, 11)
     assert stats.writes.committer == "inline"
+
+
+def test_what_whole_records_and_many_values_count(mem: Memory) -> None:
+    mem.put("a", "k", 1, vector=[1.0, 0.0])
+    mem.flush()
+    mem.put("a", "pending", 2, vector=[0.0, 1.0])
+
+    def counted(call: Callable[[], object]) -> tuple[int, int]:
+        before = mem.stats().cold
+        call()
+        after = mem.stats().cold
+        return after.hits - before.hits, after.misses - before.misses
+
+    assert counted(lambda: mem.get_record("a", "k")) == (1, 0)
+    assert counted(lambda: mem.get_record("a", "none")) == (0, 1)
+    assert counted(lambda: mem.get_record("a", "pending")) == (0, 0)
+    assert counted(lambda: mem.get_many("a", ["k", "none"])) == (1, 1)
+    assert counted(lambda: mem.get_many("a", ["k", "none", "pending"])) == (1, 1)
+    mem.put("a", "k", 3)
+    assert counted(lambda: mem.get_record("a", "k")) == (0, 0)
 
 
 def test_hits_and_misses(mem: Memory) -> None:

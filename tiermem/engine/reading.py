@@ -142,10 +142,10 @@ def fetch_many(store: Store, space: Space, keys: Iterable[str], *, vectors: bool
         frames = {raw: frame for raw, frame in zip(raws, found, strict=True) if frame is not None}
         waiting = {raw: op for raw, op in zip(raws, asked.values(), strict=True) if op is not None}
         merged, known = overlay(frames, waiting)
+        hidden = sum(raw in frames and (raw in known or raw not in merged) for raw in waiting)
         rows = [row for raw in raws if (row := merged.get(raw)) is not None and row[1][EXPIRES] > now]
         if vectors:
             read_vectors(snapshot, rows, known)
-    hidden = sum(raw in frames for raw in known)
     store.cold_hits += len(frames) - hidden
     store.cold_misses += sum(raw not in frames and raw not in waiting for raw in raws)
     return Page(rows, known)
@@ -288,11 +288,13 @@ def pages(
             found = [row for row in found if allows(row[2])]
         return found if len(found) <= left else found[:left]
 
+    full = True
     while left > 0:
-        # Where nothing is filtered, no more is read than is asked for.
-        most = size if timed or allows is not None else min(size, left)
+        # As long as all that is read is wanted, no more is read than is asked for.
+        most = min(size, left) if full else size
         page, edge = _page(store, space, low, high, most, reverse, chosen, vectors)
         left -= len(page.rows)
+        full = full and len(page.rows) >= most
         yield page
         if edge is None:
             return
