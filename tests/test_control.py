@@ -17,8 +17,8 @@ import pytest
 
 from tests.workers import eventually
 from tiermem.errors import CorruptionError, LockTimeout, StorageError, StoreFullError
+from tiermem.tiers import bells, filelock
 from tiermem.tiers import control as module
-from tiermem.tiers import filelock
 from tiermem.tiers.control import Control
 from tiermem.tiers.filelock import exclusive
 
@@ -306,7 +306,7 @@ def test_the_helper_is_called_only_where_it_sleeps(
     control.call_helper()
     finish(helper)
     helper = other("control.helper = slot\nprint('ready', flush=True)\ncontrol.doze(lambda: False, 60.0)")
-    waiting = module._WAITING + 1
+    waiting = bells._WAITING + 1
     while not control._map[waiting]:
         time.sleep(0.001)
     control.call_helper()
@@ -324,13 +324,13 @@ def test_a_helper_that_lets_writes_gather_is_called_in_haste_only(
         control.doze(lambda: control.words[HASTE] != 0, 60.0, pausing=True)
         """
     )
-    while control._map[module._WAITING + 1] != module._PAUSING:
+    while control._map[bells._WAITING + 1] != bells.PAUSING:
         time.sleep(0.001)
     control.call_helper()
     control.publish(5, 1)
     time.sleep(0.05)
     assert helper.poll() is None
-    assert control._map[module._WAITING + 1] == module._PAUSING
+    assert control._map[bells._WAITING + 1] == bells.PAUSING
     control.call_helper(haste=True)
     finish(helper)
     # Whoever was in haste before it dozed is seen by it.
@@ -423,11 +423,11 @@ def test_who_sleeps_no_more_is_forgotten(control: Control) -> None:
     for timeout in (0.0, 0.001):
         control.wait(control.counter, timeout)
         control.doze(lambda: True, timeout)
-    assert not control._ear._others
+    assert not control.bells._ear._others
 
 
 def test_no_thread_hears_what_was_meant_for_all(control: Control, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_NAP", LONG)
+    monkeypatch.setattr(bells, "_NAP", LONG)
     rounds, heard = 100, [0] * 4
 
     def listen(number: int) -> None:
@@ -521,7 +521,7 @@ def test_a_bell_nobody_listens_to_does_not_block(control: Control, root: Path) -
     listener = os.open(path, os.O_RDWR | os.O_NONBLOCK)
     control._map[1024 + 7] = 1
     for number in range(70_000):
-        control._ring(7)
+        control.bells._ring(7)
         if number == 65_536:
             control.publish(number, 1)
     assert control._map[1024 + 7] == 1, "a full bell is no dead one"

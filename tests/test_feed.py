@@ -222,7 +222,7 @@ def test_closing_under_who_waits(mem: Memory) -> None:
         thread.start()
     started.wait()
     store = mem._store
-    assert eventually(lambda: len(store.control._sleepers) == 2)
+    assert eventually(lambda: len(store.control.bells._sleepers) == 2)
     mem.close()
     for thread in threads:
         thread.join(LONG / 2)

@@ -699,13 +699,13 @@ def multiprocessing_children(root: str, method: str) -> None:
 
 
 def test_a_child_waits_for_no_thread_of_its_parent(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tiermem.tiers.control._LAST_NAP", 3600.0)
+    monkeypatch.setattr("tiermem.tiers.bells._LAST_NAP", 3600.0)
     with tiermem.open(root) as mem:
         start = mem.stats().log.last
         found: list[Any] = []
         sleeper = threading.Thread(target=lambda: found.append(next(mem.changes(start, wait=60.0), None)))
         sleeper.start()
-        assert eventually(lambda: mem._store.control._sleepers)
+        assert eventually(lambda: mem._store.control.bells._sleepers)
         join(in_child(lambda: (mem.put("n", "child", 1), mem.flush())))
         sleeper.join(30.0)
         assert [change.key for change in found] == ["child"]

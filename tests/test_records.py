@@ -33,6 +33,7 @@ from tiermem import (
     SimulatedClock,
     VersionConflict,
 )
+from tiermem.engine import proposals
 from tiermem.engine.namespace import Namespace
 
 NS = "desk/obs"
@@ -532,26 +533,19 @@ def test_one_of_many_compare_and_sets_wins(mem: Memory) -> None:
     assert mem.get(NS, "k") == won[0]
 
 
-def test_a_put_beside_a_compare_and_set_is_seen_by_its_writer(mem: Memory) -> None:
+def test_a_put_beside_a_compare_and_set_is_seen_by_its_writer(mem: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
     """A put acknowledged while a compare-and-set is being committed comes after it, for every reader."""
     first = mem.put(NS, "k", "first")
-    store = mem._store
-    decide = store.decide
+    decide = proposals.decide
 
-    def beside(decision: Any) -> list[int]:
-        def between(writer: Any) -> Any:
-            drafts = decision(writer)
-            # Its journal has been drained: what is put now is applied by a later commit.
-            mem.put(NS, "k", "plain")
-            return drafts
+    def beside(*arguments: Any) -> Any:
+        ops = decide(*arguments)
+        # Its journal has been drained: what is put now is applied by a later commit.
+        mem.put(NS, "k", "plain")
+        return ops
 
-        return decide(between)
-
-    store.decide = beside
-    try:
-        mem.put(NS, "k", "set", if_version=first)
-    finally:
-        del store.decide
+    monkeypatch.setattr(proposals, "decide", beside)
+    mem.put(NS, "k", "set", if_version=first)
     seen = [mem.get(NS, "k")]
     record = mem.get_record(NS, "k")
     assert record is not None

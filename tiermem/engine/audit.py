@@ -246,7 +246,7 @@ def _look(store: Store) -> CheckReport:
         problems += _walk(store)
     if not problems:
         if not store.read_only:
-            store.committer.flush()
+            store.handover.flush()
         with store.cold.read() as snapshot:
             audit = _Audit(store, snapshot)
             audit.run()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from tiermem.codec.operation import Operation
 from tiermem.engine import drafts
+from tiermem.engine.proposals import Condition
 from tiermem.errors import InvalidArgument
 from tiermem.types import Duration, Guard, Metadata, Moment, Vector
 
@@ -28,7 +29,7 @@ class Batch:
         self._store = store
         self._durable = durable
         self._drafts: list[Draft] = []
-        self._conditions: list[drafts.Condition] = []
+        self._conditions: list[Condition] = []
         self._ended = False
 
     def put(
@@ -81,7 +82,7 @@ class Batch:
             raise InvalidArgument("the batch has ended")
         return self._store.space(namespace)
 
-    def _add(self, space: Space, op: Operation, conditions: list[drafts.Condition]) -> None:
+    def _add(self, space: Space, op: Operation, conditions: list[Condition]) -> None:
         self._drafts.append((space, op))
         self._conditions.extend(conditions)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tiermem.codec.operation import Operation
 from tiermem.engine.assistant import LOOK, Assistant
@@ -23,7 +23,7 @@ from tiermem.tiers.cold import Writer, sealed
 from tiermem.tiers.journal import Journal
 
 if TYPE_CHECKING:
-    from tiermem.engine.store import Decision, Store
+    from tiermem.engine.store import Store
 
 SLICE: Final = 0.002
 """Seconds of work in one background commit: the write lock is held no longer."""
@@ -187,10 +187,6 @@ class Committer:
             if not (self.assistant.present and self.assistant.advanced()):
                 self.commit(budget=ROOM_SLICE if need < LARGE else LOAD_SLICE)
 
-    def flush(self) -> None:
-        """Commit what every process had journaled when called."""
-        self.commit(everything=True)
-
     def replay(self) -> None:
         """Commit what clients that have died had journaled, and what the living have."""
         control = self.store.control
@@ -206,26 +202,22 @@ class Committer:
         everything: bool = False,
         others: bool = False,
         dead: frozenset[int] = frozenset(),
-        decision: Decision | None = None,
         budget: float = SLICE,
         work: Callable[[Writer], None] | None = None,
-    ) -> list[int]:
+        turn: bool = True,
+    ) -> None:
         """One transaction: own journal (for `budget` seconds), with `others` theirs too, then the rest.
 
         With `everything` all journals are drained, whatever that takes; of `dead` slots intact frames behind the
-        head are applied too. `decision` returns what to apply once that was done; `work` may do anything.
-        Returns the versions `decision`'s got.
+        head are applied too. `work` may do anything once that was done. turn: False where the caller has it.
         """
         store = self.store
-        if everything:
+        if everything and turn:
             # In slices first: the one transaction that must hold all of it stays short.
             self.drain()
-        failure: TiermemError | None = None
-        versions: list[int] = []
-        drafts: Sequence[Any] = ()
         moved: dict[int, Mark] = {}
         started = time.perf_counter()
-        with self._turn():
+        with self.turn() if turn else nullcontext():
             store.check_writable()
             with self._transaction() as writer:
                 # From here on: whoever had to wait for the lock has all the more to commit.
@@ -234,29 +226,15 @@ class Committer:
                 first_other = len(writer.changes)
                 if everything or others:
                     moved = store.journals.drain(writer, dead, deadline)
-                if decision is not None:
-                    try:
-                        drafts = decision(writer)
-                    except TiermemError as exc:
-                        # The decision changed nothing; what was drained is still worth committing.
-                        failure = exc
-                with store.lock:
-                    store.observe(writer.counters.highest)
-                    for _, op in drafts:
-                        op.version = store.next_version()
-                versions = [writer.apply(op, decided=True) for _, op in drafts]
                 if work is not None:
                     work(writer)
                 transaction = writer.finish()
             self._settle(writer, own, first_other, transaction, moved, told=others, loud=everything)
             self.last_seconds = time.perf_counter() - started
             store.degraded.pop("committer", None)
-        if failure is not None:
-            raise failure
-        return versions
 
     @contextmanager
-    def _turn(self) -> Iterator[None]:
+    def turn(self) -> Iterator[None]:
         """Hold the commit lock. A thread that commits again and again lets one that waits go first."""
         lock = self.store.commit_lock
         refuse_inside(self.store.lock, lock)
@@ -352,7 +330,7 @@ class Committer:
     def open_journal(self) -> None:
         """Put a journal of this process's own into service, fsynced with its directory."""
         store = self.store
-        with self._turn():
+        with self.turn():
             store.check_writable()
             if store.journal is not None:
                 return
@@ -379,7 +357,7 @@ class Committer:
 
     def leave(self, move: Callable[[Writer], None]) -> None:
         """Commit `move`, which marks this environment as left, in a transaction that drains nothing."""
-        with self._turn():
+        with self.turn():
             self.store.check_writable()
             with self._transaction() as writer:
                 move(writer)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,27 +11,17 @@ from tiermem.codec.frame import HAS_VECTOR, NEVER, STREAM
 from tiermem.codec.operation import DELETE, PUT, Operation
 from tiermem.codec.serialize import encode, encode_metadata
 from tiermem.engine import search
+from tiermem.engine.proposals import PARTS, Condition, Proposal
 from tiermem.engine.space import Space
-from tiermem.errors import (
-    DimensionMismatch,
-    GuardFailed,
-    InvalidArgument,
-    RecordNotFound,
-    VersionConflict,
-)
+from tiermem.errors import DimensionMismatch, InvalidArgument
 from tiermem.tiers.cold.layout import stream_key
 from tiermem.types import UNSET, Duration, Guard, Item, Metadata, Moment, check_namespace, encode_key
 
 if TYPE_CHECKING:
-    from tiermem.codec.frame import Frame
     from tiermem.engine.store import Draft, Store
-    from tiermem.tiers.cold import Writer
 
 LONGEST_TTL: Final = 1e12
 """Seconds; some 30,000 years."""
-
-Condition = tuple[str, str, int, bool]
-"""(namespace, key, version it must have, whether it is a guard)."""
 
 
 def expiry(ttl: Duration | None, now: float) -> float:
@@ -138,48 +128,18 @@ def delete(store: Store, space: Space, key: str) -> Operation:
     return Operation(DELETE, 0, space.name, key, 0, now, now, NEVER, b"", b"", b"")
 
 
-def update(
-    store: Store, space: Space, key: str, value: Any, metadata: Any, vector: Any, ttl: Any
-) -> Callable[[Writer], Sequence[Draft]]:
-    """A decision that replaces the given parts of a record and keeps the others; None removes a part."""
+def update(store: Store, space: Space, key: str, value: Any, metadata: Any, vector: Any, ttl: Any) -> Proposal:
+    """A proposal that replaces the given parts of a record and keeps the others; None removes a part."""
     encode_key(key)
     now = store.clock.now()
-    body = None if value is UNSET else encode(value)
-    fields = None if metadata is UNSET else encode_metadata(metadata)
-    expires = None if ttl is UNSET else expiry(ttl, now)
-    raw: bytes | None = None
-    if vector is not UNSET:
-        raw = b"" if vector is None else search.prepare(store, space, vector)
-
-    def decide(writer: Writer) -> Sequence[Draft]:
-        frame = standing(writer, space.name, key, now)
-        if frame is None:
-            raise RecordNotFound(f"no record {key!r} in {space.name!r}")
-        kept = body
-        if kept is None:
-            kept = store.loader.expand(frame.codec, frame.dictionary, frame.body, frame.value_bytes)
-        whole = raw
-        if whole is None:
-            info = writer.live(space.name)
-            found = writer.vector(info.prefix + key.encode()) if info and frame.flags & HAS_VECTOR else None
-            whole = found[1] if found else b""
-        op = Operation(
-            PUT,
-            (HAS_VECTOR if whole else 0) | frame.flags & STREAM,
-            space.name,
-            key,
-            0,
-            frame.at,
-            now,
-            frame.expires if expires is None else expires,
-            frame.metadata if fields is None else fields,
-            whole,
-            kept,
-        )
-        search.fix(store, writer, [(space, op)])
-        return [(space, op)]
-
-    return decide
+    body = b"" if value is UNSET else encode(value)
+    fields = b"" if metadata is UNSET else encode_metadata(metadata)
+    expires = NEVER if ttl is UNSET else expiry(ttl, now)
+    raw = b"" if vector is UNSET or vector is None else search.prepare(store, space, vector)
+    given = (value, metadata, vector, ttl)
+    keeps = [part for part, new in zip(PARTS, given, strict=True) if new is UNSET]
+    op = Operation(PUT, 0, space.name, key, 0, now, now, expires, fields, raw, body)
+    return Proposal(now, store.config.vector.metric, [op], keeps=keeps)
 
 
 def send(
@@ -199,29 +159,8 @@ def send(
     )
     if not conditions and not fixes:
         return [store.submit(*drafts[0], rouse)] if len(drafts) == 1 else store.submit_all(drafts)
-    now = store.clock.now()
-
-    def decide(writer: Writer) -> Sequence[Draft]:
-        for name, key, expected, is_guard in conditions:
-            frame = standing(writer, name, key, now)
-            found = 0 if frame is None else frame.version
-            if found == expected:
-                continue
-            what = f"record {key!r} in {name!r} is at version {found}, not {expected}"
-            if is_guard:
-                raise GuardFailed(what)
-            raise VersionConflict(what, expected=expected, found=found)
-        search.fix(store, writer, drafts)
-        return drafts
-
-    return store.decide(decide)
-
-
-def standing(writer: Writer, name: str, key: str, now: float) -> Frame | None:
-    """The unexpired record of `key` as the write transaction sees it."""
-    info = writer.live(name)
-    frame = None if info is None else writer.record(info.prefix + key.encode())
-    return None if frame is None or frame.expires <= now else frame
+    ops = [op for _, op in drafts]
+    return store.handover.decide(Proposal(store.clock.now(), store.config.vector.metric, ops, list(conditions)))
 
 
 def conditions(space: Space, key: str, if_version: int | None, guard: Guard | None) -> list[Condition]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
 
 from tiermem.errors import CursorExpired, InvalidArgument
 from tiermem.tiers.cold.layout import OPS, CursorInfo
@@ -97,7 +97,7 @@ class Cursor:
         if first > newest:
             raise InvalidArgument(f"start {first} lies ahead of the log, which ends at {newest}")
 
-        def decide(writer: Writer) -> Sequence[Any]:
+        def work(writer: Writer) -> None:
             known = dict(writer.cursors()).get(name)
             if known is None:
                 if first + 1 < writer.counters.first_sequence:
@@ -105,12 +105,11 @@ class Cursor:
                 writer.set_cursor(name, CursorInfo(first, wanted))
             elif known.namespace != wanted:
                 raise InvalidArgument(f"cursor {name!r} follows {known.namespace or 'every namespace'!r}")
-            return []
 
         with store.cold.read() as snapshot:
             known = dict(snapshot.cursors()).get(name)
         if known is None or known.namespace != wanted:
-            store.decide(decide)
+            store.committer.commit(everything=True, work=work)
             with store.cold.read() as snapshot:
                 known = dict(snapshot.cursors()).get(name)
         self._position = first if known is None else known.position

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from tiermem.config import ColdConfig
-from tiermem.errors import CorruptionError, IncompatibleFormatError
+from tiermem.errors import CorruptionError, IncompatibleFormatError, InvalidArgument
 from tiermem.tiers.cold import ColdEnv
 
 TRIES: Final = 4
@@ -70,6 +70,17 @@ def sync_folder(folder: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def as_path(path: object) -> Path:
+    """`path`, if it is a str or os.PathLike that can name a directory.
+
+    Raises:
+        InvalidArgument: it is not.
+    """
+    if isinstance(path, (str, os.PathLike)) and "\0" not in (text := os.fspath(path)) and isinstance(text, str):
+        return Path(text)
+    raise InvalidArgument(f"a path is a str or os.PathLike that names a directory, not {path!r}")
 
 
 def make_folder(root: Path) -> None:

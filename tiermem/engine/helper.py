@@ -120,6 +120,9 @@ class Helper:
                 store.move_to(control.generation)
             # Before it is looked: whoever is in haste from here on may not be seen.
             control.words[HASTE_WORD] = 0
+            if store.handover.serve():
+                rested = False
+                continue
             behind = store.journals.behind()
             if behind:
                 store.committer.commit(others=True, budget=SLICE if behind < FLOOD else FLOOD_SLICE)
@@ -133,7 +136,7 @@ class Helper:
             elif self._left_alone():
                 return
             else:
-                control.doze(lambda: store.journals.behind() > 0, IDLE)
+                control.doze(lambda: any(control.asking) or store.journals.behind() > 0, IDLE)
             rested = not behind
 
     def _nap(self, seconds: float) -> bool:

@@ -51,7 +51,7 @@ def acquire(
 ) -> Store:
     """The store at `path`, opened, or shared with the handle that has it open in this process."""
     _check_arguments(config, clock, embedder)
-    root = as_path(path)
+    root = generations.as_path(path)
     with _registry_lock:
         try:
             _prepare(root, read_only)
@@ -78,17 +78,6 @@ def acquire(
             store.committer.start()
         _registry[place.st_dev, place.st_ino] = store
         return store
-
-
-def as_path(path: object) -> Path:
-    """`path`, if it is a str or os.PathLike that can name a directory.
-
-    Raises:
-        InvalidArgument: it is not.
-    """
-    if isinstance(path, (str, os.PathLike)) and "\0" not in (text := os.fspath(path)) and isinstance(text, str):
-        return Path(text)
-    raise InvalidArgument(f"a path is a str or os.PathLike that names a directory, not {path!r}")
 
 
 def _check_arguments(config: object, clock: object, embedder: object) -> None:
@@ -334,6 +323,7 @@ def _close(store: Store) -> None:
     store.committer.stop()
     with store.commit_lock, store.lock:
         store.hot.close(_after_close)
+        store.handover.close()
         if store.journal is not None:
             if store.journal.wiped != store.control.generation:
                 # Somebody erased something, and this client did nothing since.

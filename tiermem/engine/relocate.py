@@ -29,7 +29,7 @@ PATIENCE: Final = opening.OPEN_TIMEOUT
 
 def compact(store: Store) -> int:
     """Rewrite L3 without its free pages, and without gaps in the others if there are many; the bytes gained."""
-    store.committer.flush()
+    store.handover.flush()
     store.committer.upkeep.run()
     folder = store.root / "segments"
     before = _bytes(store)
@@ -70,7 +70,7 @@ def _bytes(store: Store) -> int:
 def rebuild(store: Store) -> list[str]:
     """Derive L3 anew from its intact records; what was lost. Journals that cannot be read are set aside."""
     lost = opening.set_aside(store)
-    store.committer.flush()
+    store.handover.flush()
 
     def fill(writer: Writer, generation: int) -> None:
         fresh = ColdEnv(store.root, generation, store.config.cold, create=True)
@@ -136,7 +136,7 @@ def move(store: Store, fill: Callable[[Writer, int], None]) -> None:
         store.control.publish(0, generation)
         store.move_to(generation)
         generations.remove_old(store.root, generation)
-    store.committer.flush()
+    store.handover.flush()
 
 
 def _perhaps_left(store: Store, generation: int) -> bool:
@@ -157,11 +157,11 @@ def backup(store: Store, target: str | os.PathLike[str]) -> Path:
     Every journal is drained first. The copy takes a new identity, so that journals of this store can
     never be replayed into it.
     """
-    root = opening.as_path(target)
+    root = generations.as_path(target)
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise InvalidArgument(f"{root} exists and is not an empty directory")
     if not store.read_only:
-        store.committer.flush()
+        store.handover.flush()
     with _dressed(f"backup to {root} failed"):
         generations.make_folder(root)
         (root / opening.UNFINISHED).touch()

@@ -135,7 +135,7 @@ class Sealer:
     def build(self, name: str, progress: Progress | None = None) -> None:
         """Seal everything that is unsealed, and merge all segments into one without tombstones; waits."""
         store = self.store
-        store.committer.flush()
+        store.handover.flush()
         with self._exclusively("merge", PATIENCE), self._exclusively("seal", PATIENCE):
             with store.cold.read() as snapshot:
                 info = snapshot.info(name)

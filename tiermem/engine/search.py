@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from tiermem.engine.store import Draft, Store
+    from tiermem.codec.operation import Operation
+    from tiermem.engine.store import Store
     from tiermem.tiers.cold import Writer
 
 
@@ -99,14 +100,14 @@ def matrix_bytes(store: Store, space: Space, vectors: Any) -> list[bytes]:
     return [row.tobytes() for row in matrix.astype("<f4", copy=False)]
 
 
-def fix(store: Store, writer: Writer, drafts: Sequence[Draft]) -> None:
-    """Let the first vector of each namespace in `drafts` fix its dimension, inside the commit.
+def fix(writer: Writer, ops: Sequence[Operation], metric: str) -> None:
+    """Let the first vector of each namespace in `ops` fix its dimension, inside the commit, and have it that metric.
 
     Raises:
         DimensionMismatch, EmbedderMismatch, InvalidVector: one does not fit; nothing was changed.
     """
     wanted: dict[str, tuple[int, str]] = {}
-    for _, op in drafts:
+    for op in ops:
         if not op.vector:
             continue
         info = writer.live(op.namespace)
@@ -124,7 +125,7 @@ def fix(store: Store, writer: Writer, drafts: Sequence[Draft]) -> None:
         info = writer.changed(name)
         info.made = True
         if not info.dimension:
-            info.dimension, info.metric = dimension, store.config.vector.metric
+            info.dimension, info.metric = dimension, metric
         info.model = info.model or model
 
 
@@ -135,7 +136,7 @@ def create(store: Store, space: Space, dimension: int | None, metric: str | None
         DimensionMismatch, InvalidArgument: it exists and is otherwise.
     """
 
-    def decide(writer: Writer) -> Sequence[Any]:
+    def work(writer: Writer) -> None:
         info = writer.live(space.name)
         if info is not None and info.dimension:
             if dimension is not None and dimension != info.dimension:
@@ -146,9 +147,8 @@ def create(store: Store, space: Space, dimension: int | None, metric: str | None
         info.made = True
         if dimension is not None and not info.dimension:
             info.dimension, info.metric = dimension, metric or store.config.vector.metric
-        return []
 
-    store.decide(decide)
+    store.committer.commit(everything=True, work=work)
     with store.cold.read() as snapshot:
         store.loader.resolve(space, snapshot)
 

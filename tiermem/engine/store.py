@@ -22,16 +22,18 @@ from tiermem.config import Config
 from tiermem.engine import generations
 from tiermem.engine.commit import Committer
 from tiermem.engine.follower import Follower
+from tiermem.engine.handover import Handover
 from tiermem.engine.indexing import Indexing
 from tiermem.engine.journals import Journals
 from tiermem.engine.latency import Histogram
 from tiermem.engine.loader import Loader
+from tiermem.engine.proposals import Proposal
 from tiermem.engine.reentry import refuse_reentry
 from tiermem.engine.space import Decode, Space, Spaces, Tables
 from tiermem.errors import ClosedError, EncodingError, ReadOnlyError, TiermemError
 from tiermem.policy.eviction import DEFAULT
 from tiermem.protocols import Clock, Embedder
-from tiermem.tiers.cold import ColdEnv, Writer
+from tiermem.tiers.cold import ColdEnv
 from tiermem.tiers.cold.layout import CLOCK_SHIFT
 from tiermem.tiers.control import Control
 from tiermem.tiers.hot import HotTier, Table, cost_of
@@ -42,7 +44,6 @@ if TYPE_CHECKING:
     from tiermem.engine.sealing import Sealer
 
 Draft = tuple[Space, Operation]
-Decision = Callable[[Writer], Sequence[Draft]]
 
 
 class Store:
@@ -73,6 +74,7 @@ class Store:
         self.tables = Tables(self)
         self.compressor = Compressor(config.codec)
         self.committer = Committer(self)
+        self.handover = Handover(self)
         self.follower = Follower(self)
         self.loader = Loader(self)
         self.indexing = Indexing(self)
@@ -172,7 +174,7 @@ class Store:
             if journal is None:
                 self.committer.open_journal()
             elif len(payload) > journal.largest:
-                return self.decide(lambda _: [(space, op)])[0]
+                return self.handover.decide(Proposal(op.now, self.config.vector.metric, [op]))[0]
             else:
                 self.committer.make_room(len(payload))
         committer = self.committer
@@ -204,7 +206,8 @@ class Store:
             if journal is None:
                 self.committer.open_journal()
             elif len(payload) > journal.largest:
-                return self.decide(lambda _: drafts)
+                ops = [op for _, op in drafts]
+                return self.handover.decide(Proposal(ops[0].now, self.config.vector.metric, ops))
             else:
                 self.committer.make_room(len(payload))
         if not self.committer.roused:
@@ -230,13 +233,6 @@ class Store:
                 shown = space.pending.get(op.key)
                 if shown is None or shown.version < op.version:
                     self.pend(space, op)
-
-    def decide(self, decision: Decision) -> list[int]:
-        """Commit what `decision` returns after every journal was drained; the versions.
-
-        An error that `decision` raises leaves the store as it was and is raised here.
-        """
-        return self.committer.commit(everything=True, decision=decision)
 
     def check_open(self) -> None:
         """ClosedError once the store was closed."""
@@ -294,6 +290,7 @@ class Store:
         self.journals = Journals(self)
         self.line.clear()
         self.committer = Committer(self)
+        self.handover.close()
         self.indexing = Indexing(self)
         if self._sealer is not None:
             self._sealer.abandon()

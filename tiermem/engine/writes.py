@@ -95,7 +95,7 @@ class Writes(Handle):
         """
         store = self._writable()
         space = store.space(namespace)
-        return store.decide(drafts.update(store, space, key, value, metadata, vector, ttl))[0]
+        return store.handover.decide(drafts.update(store, space, key, value, metadata, vector, ttl))[0]
 
     def touch(self, namespace: str, key: str, *, ttl: Duration | None) -> int:
         """Let a record expire `ttl` from now (None: never); its version. Costs a commit.

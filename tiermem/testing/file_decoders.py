@@ -18,8 +18,9 @@ from tiermem.engine.assistant import wish, wished
 from tiermem.policy.filters import compile_filter
 from tiermem.protocols import VectorEngine
 from tiermem.testing.decoders import METADATA, WHERE, Answer, Decoder, checksum, patched
+from tiermem.tiers.bells import SLOTS
 from tiermem.tiers.cold.pages import Leaf, PageFile
-from tiermem.tiers.control import SLOTS, Control
+from tiermem.tiers.control import Control
 from tiermem.tiers.journal import FRAME_BYTES, HEADER_BYTES, Journal
 from tiermem.tiers.vector import graphfile, rowfile
 

@@ -8,23 +8,20 @@ slot's own, which it opens once and never probes; the lock goes with the process
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import math
 import mmap
 import os
 import struct
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from tiermem.errors import CorruptionError, StorageError, file_error
-from tiermem.tiers.ear import Ear
+from tiermem.tiers.bells import ASLEEP, DOZING, PAUSING, SLOTS, Bells
 from tiermem.tiers.filelock import try_lock
 
-SLOTS: Final = 512
 MAGIC: Final = b"TMCTRL\x00\x02"
 _HEADER_BYTES: Final = 4096
 _ROW_WORDS: Final = 8
@@ -42,22 +39,14 @@ _TIME: Final = 0
 _LOCK: Final = 1
 """Odd while the words behind it, which tell how far a journal is applied, are being written."""
 _PROGRESS: Final = slice(2, 7)
-_WAITING: Final = 1024
-"""From this byte on, one byte a slot: `_ASLEEP` while that client waits for a commit, `_DOZING` while the helper waits
-for work, `_PAUSING` while it lets writes gather, in which only haste disturbs it."""
-_ASLEEP: Final = 1
-_PAUSING: Final = 2
-_DOZING: Final = 3
+_ASKING: Final = 1536
+"""From this byte on, one byte a slot: 1 if the helper has not looked yet at what that client asks."""
 _STALE: Final = 2048
 """From this byte on, two bytes a slot: 1 if there may be commits that client has not read, and 1 if its journal was
 applied further by the helper."""
 _ALL_STALE: Final = b"\x01" * SLOTS
 _LARGEST: Final = 2**64 - 1
-_NAP: Final = 0.25  # at most: whoever rings may fail to
 _BLIND_NAP: Final = 0.02
-_DOZE: Final = 0.001
-_LAST_NAP: Final = 5.0
-"""Seconds that closing waits for who sleeps; after that the descriptor is left to the end of the process."""
 _MOMENT: Final = 0.25
 """Seconds for which the number of clients is believed to stay the same."""
 _FLOAT: Final = struct.Struct("=d")
@@ -109,12 +98,6 @@ class Control:
         self.path = root / "control"
         self.slot = -1
         self._lock_fd = -1
-        self._bell = -1
-        self._bells: dict[int, int] = {}
-        self._sleepers: set[object] = set()
-        self._sleepers_lock = threading.Lock()
-        self._ear = Ear()
-        self._closing = False
         self._counted = -_MOMENT
         self._shared = False
         if not self._usable():
@@ -126,6 +109,8 @@ class Control:
             self._map = mmap.mmap(file.fileno(), _SIZE, access=access)
         self.words = memoryview(self._map).cast("Q")
         self._bytes = memoryview(self._map)
+        self.bells = Bells(root / "clients", self._map)
+        self.asking = self._bytes[_ASKING : _ASKING + SLOTS]
         self._missed = self._bytes[_STALE : _STALE + 2 * SLOTS : 2]
         self.stale: Any = _Watch(self)
         self.missed: Any = self.stale
@@ -175,10 +160,7 @@ class Control:
         for end in (*sorted({self.slot, but} - {-1}), SLOTS):
             self._missed[start:end] = _ALL_STALE[: end - start]
             start = end + 1
-        at = self._map.find(b"\x01", _WAITING, _WAITING + SLOTS)
-        while at >= 0:
-            self._ring(at - _WAITING)
-            at = self._map.find(b"\x01", at + 1, _WAITING + SLOTS)
+        self.bells.ring_all()
 
     def tell(self, slot: int, journal: int, applied: int, first: int, sequence: int, stamp: int) -> None:
         """Tell a client how far its journal was applied, by a commit of nothing else; only the helper does."""
@@ -215,12 +197,10 @@ class Control:
 
     def call_helper(self, *, haste: bool = False) -> None:
         """Wake the helper if it sleeps; with `haste` it does not let more gather before it commits."""
-        slot = self.helper
         if haste:
             # First: it looks at the word after it has said that it sleeps.
             self.words[HASTE] = 1
-        if slot >= 0 and self._map[_WAITING + slot] in ((_DOZING, _PAUSING) if haste else (_DOZING,)):
-            self._ring(slot)
+        self.bells.ring(self.helper, (DOZING, PAUSING) if haste else (DOZING,))
 
     def even(self, counter: int) -> None:
         """This client has read everything up to where the counter stood.
@@ -271,9 +251,9 @@ class Control:
             if try_lock(fd):
                 self.slot, self._lock_fd = slot, fd
                 row = _FIRST_ROW + slot * _ROW_WORDS
-                for word in range(row, row + _ROW_WORDS):
-                    self.words[word] = 0
-                self._map[_WAITING + slot] = 0
+                self.words[row : row + _ROW_WORDS] = memoryview(bytes(_ROW_WORDS * 8)).cast("Q")
+                self.bells.claim(slot)
+                self.asking[slot] = 0
                 at = _STALE + 2 * slot
                 self.stale = memoryview(self._map)[at : at + 2].cast("H")
                 self.missed, self.moved = self._bytes[at : at + 1], self._bytes[at + 1 : at + 2]
@@ -301,19 +281,14 @@ class Control:
                 os.close(fd)
         return found
 
-    # A bell is a FIFO of the slot's own: whoever commits writes a byte to those that wait.
-
     def wait(self, seen: int, timeout: float) -> bool:
         """Sleep until the counter differs from `seen` or `timeout` seconds have passed; True if it differs."""
+        if self.slot >= 0:
+            return self.bells.listen(lambda: self.counter != seen, timeout, ASLEEP)
         deadline = time.monotonic() + timeout
-        if self.slot < 0:
-            # A read-only client has no slot to be rung at.
-            while self.counter == seen and not self._closing and time.monotonic() < deadline:
-                time.sleep(_BLIND_NAP)
-            return self.counter != seen
-        with self._within_hearing():
-            while self.counter == seen and not self._closing and (left := deadline - time.monotonic()) > 0:
-                self._ear.nap(self._bell, lambda: self.counter != seen, min(left, _NAP))
+        # A read-only client has no slot to be rung at.
+        while self.counter == seen and not self.bells.closing and time.monotonic() < deadline:
+            time.sleep(_BLIND_NAP)
         return self.counter != seen
 
     def doze(self, busy: Callable[[], bool], timeout: float, *, pausing: bool = False) -> None:
@@ -321,66 +296,11 @@ class Control:
 
         Commits of others do not ring. pausing: neither does a call without haste.
         """
-        with self._within_hearing(_PAUSING if pausing else _DOZING):
-            self._ear.nap(self._bell, busy, timeout)
-
-    @contextlib.contextmanager
-    def _within_hearing(self, how: int = _ASLEEP) -> Iterator[None]:
-        sleeper = object()
-        try:
-            with self._sleepers_lock:
-                if self._bell < 0:
-                    path = self._bell_path(self.slot)
-                    if not path.exists():
-                        os.mkfifo(path)
-                    # Read and write: with a writer of its own a FIFO never reports end of file.
-                    self._bell = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-                self._sleepers.add(sleeper)
-                self._map[_WAITING + self.slot] = how
-            yield
-        finally:
-            # Wherever an interrupt came in between: no sleeper is left behind.
-            with self._sleepers_lock:
-                self._sleepers.discard(sleeper)
-                if not self._sleepers:
-                    self._map[_WAITING + self.slot] = 0
-
-    def _bell_path(self, slot: int) -> Path:
-        return self.root / "clients" / f"{slot:03d}.bell"
-
-    def _ring(self, slot: int) -> None:
-        fd = self._bells.get(slot, -1)
-        try:
-            if fd < 0:
-                fd = self._bells[slot] = os.open(self._bell_path(slot), os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            os.write(fd, b"\x01")
-        except BlockingIOError:
-            # Full: the sleeper has been rung already.
-            return
-        except OSError as exc:
-            if fd >= 0:
-                os.close(fd)
-            self._bells.pop(slot, None)
-            if exc.errno in (errno.ENXIO, errno.EPIPE, errno.ENOENT):
-                # Nobody holds the other end: the waiter died and left its mark behind.
-                self._map[_WAITING + slot] = 0
-            # Anything else says nothing of the commit, which stands; who sleeps looks again by itself after a nap.
+        self.bells.nap(busy, timeout, PAUSING if pausing else DOZING)
 
     def close(self, *, forked: bool = False) -> None:
         """Give up the slot, or what a fork left of it. The page stays mapped while another thread still looks at it."""
-        self._closing = True
-        # Of the threads that slept, a forked child has none.
-        deadline = -math.inf if forked else time.monotonic() + _LAST_NAP
-        while self._sleepers and time.monotonic() < deadline:
-            # A descriptor that is polled must not be closed, or its number may be another file's.
-            with contextlib.suppress(BlockingIOError):
-                os.write(self._bell, b"\x01")
-            time.sleep(_DOZE)
-        if self._sleepers and not forked:
-            self._bell = -1
-        for fd in (self._bell, *self._bells.values(), self._lock_fd):
-            if fd >= 0:
-                os.close(fd)
-        self._bells.clear()
-        self._bell = self._lock_fd = -1
-        self.slot = -1
+        self.bells.close(forked=forked)
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+        self._lock_fd = self.slot = -1

@@ -43,6 +43,8 @@ OP_PUT, OP_DELETE, OP_EXPIRE, OP_DROP = range(4)
 
 U32: Final = struct.Struct(">I")
 U64: Final = struct.Struct(">Q")
+ANSWER: Final = b"?"
+"""Behind a slot in the keys of marks: what is there is no mark, but that client's newest answer."""
 _FLOOR: Final = struct.Struct("<QQ?")
 _MARK: Final = struct.Struct("<4Q")
 _STATE: Final = struct.Struct("<8Q")
@@ -120,6 +122,17 @@ class CursorInfo(msgspec.Struct):
     namespace: str = ""
 
 
+class Answer(msgspec.Struct):
+    """What became of a client's request: the versions of what was written, or the error that says why nothing was."""
+
+    number: int
+    versions: list[int] = []
+    refused: str = ""
+    said: str = ""
+    expected: int | None = None
+    found: int = 0
+
+
 class SegmentInfo(msgspec.Struct):
     """A published segment: its rows, and those dead, packed (little bit order; empty: none).
 
@@ -160,11 +173,12 @@ _encode = msgspec.msgpack.Encoder().encode
 _info = msgspec.msgpack.Decoder(NamespaceInfo)
 _identity = msgspec.msgpack.Decoder(Identity)
 _cursor = msgspec.msgpack.Decoder(CursorInfo)
+_answer = msgspec.msgpack.Decoder(Answer)
 _segment = msgspec.msgpack.Decoder(SegmentInfo)
 _log_row = msgspec.msgpack.Decoder(LogRow)
 
 
-def pack_row(key: bytes, row: NamespaceInfo | Identity | CursorInfo | SegmentInfo | LogRow) -> bytes:
+def pack_row(key: bytes, row: NamespaceInfo | Identity | CursorInfo | Answer | SegmentInfo | LogRow) -> bytes:
     """`row` as MessagePack, sealed with its key."""
     return seal(key, _encode(row))
 
@@ -182,6 +196,16 @@ def unpack_identity(data: bytes | memoryview) -> Identity:
 def unpack_cursor(key: bytes, data: bytes | memoryview) -> CursorInfo:
     """A cursor row; CorruptionError if it is damaged."""
     return _open(_cursor, key, data)
+
+
+def unpack_answer(key: bytes, data: bytes | memoryview) -> Answer:
+    """An answer; CorruptionError if it is damaged."""
+    return _open(_answer, key, data)
+
+
+def answer_key(slot: int) -> bytes:
+    """Where the marks hold the newest answer that went with something written."""
+    return U32.pack(slot) + ANSWER
 
 
 def unpack_segment(key: bytes, data: bytes | memoryview) -> SegmentInfo:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from tiermem.codec.frame import HAS_VECTOR, RAW, Frame, peek, seal, unpack_frame, unpack_vector, unseal
 from tiermem.errors import CorruptionError, IncompatibleFormatError, InvalidNamespace
 from tiermem.tiers.cold.layout import (
+    ANSWER,
     DATABASES,
     OP_DROP,
     OP_PUT,
@@ -22,6 +23,7 @@ from tiermem.tiers.cold.layout import (
     U64,
     NamespaceInfo,
     State,
+    unpack_answer,
     unpack_cursor,
     unpack_identity,
     unpack_info,
@@ -85,6 +87,9 @@ def _is_number(key: bytes, row: bytes, fits: Callable[[bytes], bool]) -> None:
 
 
 def _is_mark(key: bytes, row: bytes) -> None:
+    if key[U32.size :] == ANSWER:
+        unpack_answer(key, row)
+        return
     unpack_mark(key, row)
     if len(key) != U32.size:
         raise CorruptionError("not a row under a number")

@@ -148,4 +148,5 @@ class Snapshot(SegmentView):
 def marked(snapshot: Snapshot) -> set[int]:
     """The slots whose journals have been in service, beginning ones left out."""
     rows = snapshot.rows(snapshot.dbs.marks)
-    return {U32.unpack(key)[0] for key, row in rows if unpack_mark(key, row).before}
+    marks = ((key, row) for key, row in rows if len(key) == U32.size)
+    return {U32.unpack(key)[0] for key, row in marks if unpack_mark(key, row).before}

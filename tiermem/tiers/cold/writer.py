@@ -56,14 +56,7 @@ class Writer(Snapshot):
     `superseded` counts operations that a higher version had made void.
     """
 
-    def __init__(
-        self,
-        env: ColdEnv,
-        txn: Any,
-        compressor: Compressor,
-        metric: str,
-        sampler: Sampler,
-    ) -> None:
+    def __init__(self, env: ColdEnv, txn: Any, compressor: Compressor, metric: str, sampler: Sampler) -> None:
         super().__init__(env, txn)
         self.compressor = compressor
         self.counters = self.state()

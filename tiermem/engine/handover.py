@@ -1,0 +1,266 @@
+"""Hand-over: conditional writes and flushes that the helper makes for a client, each exactly once.
+
+A client that committed them itself would hold LMDB's write lock meanwhile, and everybody up if it were stopped. So it
+writes its request into a file, rings, and waits. The helper reads requests inside a transaction that has drained every
+journal, and keeps in that transaction what it has applied: whoever comes next, a new helper or the client in its
+place, finds the answer there. A request is withdrawn by whoever made it before another can be made.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from tiermem.codec.frame import seal, unseal
+from tiermem.engine import proposals
+from tiermem.engine.assistant import LOOK
+from tiermem.engine.proposals import Proposal
+from tiermem.errors import CorruptionError, GuardFailed, RecordNotFound, TiermemError, VersionConflict
+from tiermem.tiers.bells import ASLEEP, LISTENING
+from tiermem.tiers.cold import answers
+from tiermem.tiers.cold.layout import Answer, pack_row, unpack_answer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from tiermem.codec.operation import Operation
+    from tiermem.engine.store import Store
+    from tiermem.tiers.cold import Writer
+
+LOOKS: Final = 8
+"""Looks at which it has not answered, and the client commits itself."""
+_DECLINED: Final = "declined"
+"""What has failed for another reason than these has the client try, and hear of it, itself."""
+_REFUSALS: Final[dict[str, type[TiermemError]]] = {
+    kind.__name__: kind for kind in (VersionConflict, GuardFailed, RecordNotFound)
+}
+
+
+class Request(msgspec.Struct):
+    """What a client asks of the helper: a proposal, or None for a commit of everything. `number` is given once."""
+
+    number: int
+    proposal: Proposal | None
+
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decoder: Final = msgspec.msgpack.Decoder(Request)
+
+
+def pack_request(request: Request) -> bytes:
+    """The bytes of a request's file."""
+    return seal(b"request", _encode(request))
+
+
+def unpack_request(data: bytes) -> Request | None:
+    """The request in a file; None where it is being written, or was withdrawn."""
+    try:
+        return _decoder.decode(unseal(b"request", data))
+    except (CorruptionError, msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+
+
+class _Notes:
+    """Files of a few bytes, one a client, each written over in place by one process and read by another.
+
+    None is ever replaced, so that both can keep them open.
+    """
+
+    def __init__(self, folder: Path, what: str) -> None:
+        self._folder = folder
+        self._what = what
+        self._open: dict[int, int] = {}
+
+    def _file(self, slot: int) -> int:
+        fd = self._open.get(slot, -1)
+        if fd < 0:
+            path = self._folder / f"{slot:03d}.{self._what}"
+            fd = self._open[slot] = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        return fd
+
+    def write(self, slot: int, data: bytes) -> None:
+        """Put `data` in the place of what is there. Whoever reads meanwhile reads some of it."""
+        fd = self._file(slot)
+        os.ftruncate(fd, 0)
+        if os.pwrite(fd, data, 0) < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def read(self, slot: int) -> bytes:
+        """What is there."""
+        fd = self._file(slot)
+        return os.pread(fd, os.fstat(fd).st_size, 0)
+
+    def close(self) -> None:
+        """Close them all."""
+        while self._open:
+            os.close(self._open.popitem()[1])
+
+
+class Handover:
+    """The requests of this client, and, in the helper, those of all."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._requests = _Notes(store.root / "clients", "request")
+        self._answers = _Notes(store.root / "clients", "answer")
+
+    def decide(self, proposal: Proposal) -> list[int]:
+        """Make the writes of `proposal` once every journal was drained; their versions.
+
+        An error that a condition raises leaves the store as it was and is raised here.
+        """
+        return self._made(proposal)
+
+    def flush(self) -> None:
+        """Commit what every process had journaled when called, and announce it."""
+        self._made(None)
+
+    def _made(self, proposal: Proposal | None) -> list[int]:
+        store = self._store
+        store.check_writable()
+        # Alone nobody is held up, and a commit of one's own takes a fraction of the time.
+        if not (store.committer.assistant.present and store.control.shared):
+            return self._commit(proposal)
+        with store.committer.turn():
+            store.check_writable()
+            with store.lock:
+                number = store.next_version()
+            try:
+                answer = self._asked(Request(number, proposal))
+            finally:
+                self._requests.write(store.slot, b"")
+            if answer is None:
+                return self._commit(proposal, number)
+        if answer.refused == VersionConflict.__name__:
+            raise VersionConflict(answer.said, expected=answer.expected, found=answer.found)
+        if answer.refused:
+            raise _REFUSALS[answer.refused](answer.said)
+        return answer.versions
+
+    def _asked(self, request: Request) -> Answer | None:
+        """The helper's answer; None if it gave none, or left the matter to the client."""
+        store = self._store
+        control, assistant = store.control, store.committer.assistant
+        try:
+            self._requests.write(store.slot, pack_request(request))
+        except OSError:
+            # A commit says what is wrong, or does without the file.
+            return None
+        answer: Answer | None = None
+
+        def answered() -> bool:
+            nonlocal answer
+            answer = self._answer(store.slot, request.number)
+            return answer is not None
+
+        for _ in range(LOOKS):
+            control.asking[store.slot] = 1
+            control.call_helper(haste=True)
+            if control.bells.listen(answered, LOOK, LISTENING) or not assistant.look():
+                break
+        if answer is None or answer.refused == _DECLINED:
+            return None
+        # Now as after any commit of another's.
+        store.follower.catch_up()
+        return answer
+
+    def _commit(self, proposal: Proposal | None, number: int = 0) -> list[int]:
+        """The same here, unless the request of that number has been applied; with a number this thread has the turn."""
+        store = self._store
+        versions: list[int] = []
+        refusal: TiermemError | None = None
+
+        def work(writer: Writer) -> None:
+            nonlocal versions, refusal
+            known = answers.known(writer, store.slot) if number else None
+            if known is not None and known.number == number:
+                versions = known.versions
+            elif proposal is not None:
+                try:
+                    ops = proposals.decide(store, writer, proposal)
+                except TiermemError as exc:
+                    # It changed nothing; what was drained is still worth committing.
+                    refusal = exc
+                else:
+                    versions = _apply(store, writer, ops)
+
+        store.committer.commit(everything=True, work=work, turn=not number)
+        if refusal is not None:
+            raise refusal
+        return versions
+
+    def _answer(self, slot: int, number: int) -> Answer | None:
+        """The answer to the request of that number, if it is there and whole."""
+        try:
+            answer = unpack_answer(b"answer", self._answers.read(slot))
+        except CorruptionError:
+            return None
+        return answer if answer.number == number else None
+
+    def close(self) -> None:
+        """Close its files; nobody is asking."""
+        self._requests.close()
+        self._answers.close()
+
+    # In the helper
+
+    def serve(self) -> bool:
+        """Answer what clients have asked; True if any has."""
+        store, asking = self._store, self._store.control.asking
+        wanted: dict[int, int] = {}
+        slot = -1
+        while (slot := bytes(asking).find(1, slot + 1)) >= 0:
+            # Before it is looked: whoever asks again from here on is seen the next time.
+            asking[slot] = 0
+            request = unpack_request(self._requests.read(slot))
+            # An answer that was given is not given again: what it says may not hold any more.
+            if request is not None and self._answer(slot, request.number) is None:
+                wanted[slot] = request.number
+        if not wanted:
+            return False
+        found: dict[int, Answer] = {}
+
+        def work(writer: Writer) -> None:
+            for slot, number in wanted.items():
+                # What was put before it was asked is drained. It may have been withdrawn meanwhile, and made anew.
+                request = unpack_request(self._requests.read(slot))
+                if request is not None and request.number == number:
+                    found[slot] = self._decided(writer, slot, request)
+
+        store.committer.commit(everything=True, work=work)
+        for slot, answer in found.items():
+            self._answers.write(slot, pack_row(b"answer", answer))
+            store.control.bells.ring(slot, (ASLEEP, LISTENING))
+        return True
+
+    def _decided(self, writer: Writer, slot: int, request: Request) -> Answer:
+        """Apply a request, unless that was done; the answer."""
+        number, proposal = request.number, request.proposal
+        known = answers.known(writer, slot)
+        if known is not None and known.number == number:
+            return known
+        if proposal is None:
+            return Answer(number)
+        try:
+            ops = proposals.decide(self._store, writer, proposal)
+        except VersionConflict as exc:
+            return Answer(number, [], VersionConflict.__name__, str(exc), exc.expected, exc.found)
+        except TiermemError as exc:
+            name = type(exc).__name__
+            return Answer(number, [], name if name in _REFUSALS else _DECLINED, str(exc))
+        answer = Answer(number, _apply(self._store, writer, ops))
+        answers.keep(writer, slot, answer)
+        return answer
+
+
+def _apply(store: Store, writer: Writer, ops: Sequence[Operation]) -> list[int]:
+    """Make decided writes; their versions."""
+    with store.lock:
+        store.observe(writer.counters.highest)
+        for op in ops:
+            op.version = store.next_version()
+    return [writer.apply(op, decided=True) for op in ops]
