@@ -143,7 +143,7 @@ class Served:
         self.held: Any = None
 
 
-def serve() -> None:
+def answer_calls() -> None:
     """Answer calls from stdin on stdout until stdin ends; then close the store."""
     requests, answers = os.dup(0), os.dup(1)
     os.dup2(2, 1)
@@ -305,6 +305,33 @@ def increment(served: Served, name: str, key: str, times: int) -> int:
 
 
 @job
+def swap_and_flush(served: Served, name: str, key: str) -> None:
+    """Add 1 to a counter by compare-and-set, and flush, until this process is killed."""
+    while True:
+        increment(served, name, key, 1)
+        served.mem.flush()
+
+
+@job
+def serve(served: Served, die: str, after: int = 0, once: bool = False) -> bool:
+    """Answer what other clients ask, as the helper does, once anybody does; whether anybody has.
+
+    die: where this process is killed. after: begin when that process has ended. once: do not wait for anybody.
+    """
+    desk = served.mem._store.handover
+    killed = partial(os.kill, os.getpid(), signal.SIGKILL)
+    while after and os.path.exists(f"/proc/{after}") and "Z" not in Path(f"/proc/{after}/stat").read_text():
+        time.sleep(0.001)
+    if die == "before the answer":
+        desk._answers.write = lambda *_: killed()
+    elif die == "inside the transaction":
+        desk._decided = lambda *_: killed()
+    while not (done := desk.serve()) and not once:
+        time.sleep(0.001)
+    return done
+
+
+@job
 def put_paced(served: Served, name: str, key: str, seconds: float, seed: int) -> list[tuple[int, float]]:
     """Plain puts of ["a", i]; (i, when it had been acknowledged) of each."""
     rng = random.Random(seed)
@@ -461,7 +488,7 @@ if __name__ == "__main__":
     if len(sys.argv) > 1:
         globals()[sys.argv[1]](*sys.argv[2:])
     else:
-        serve()
+        answer_calls()
 
 
 def in_child(body: Callable[[], None]) -> int:

@@ -8,7 +8,9 @@ see the same, and `check` must be clean. Processes may be killed on the way: wha
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import random
 import signal
 import sys
@@ -20,11 +22,13 @@ from typing import Any, Final, Self
 
 import tiermem
 from tiermem import ColdConfig, Config, Memory, Record, VersionConflict
+from tiermem.engine.assistant import LOCK
 from tiermem.testing.children import DEADLINE, Child, Link
 from tiermem.testing.history import contents
 from tiermem.testing.linearizability import LOST, Call, Value, check
 from tiermem.testing.transcript import Effect, Report, Transcript
 from tiermem.testing.trial import HOMES
+from tiermem.tiers.filelock import holder
 
 REGISTERS: Final = "registers"
 COUNTERS: Final = "counters"
@@ -214,11 +218,11 @@ class Contest:
                     self.report.problems.append(f"{name}: {message['error']}")
             child.messages.clear()
 
-    def work(self, seconds: float, *, kill_every: float = 0.0, seed: int = 0) -> None:
-        """Let them work for so long; one of them is killed and replaced every so many seconds."""
+    def work(self, seconds: float, *, kill_every: float = 0.0, kill_helper_every: float = 0.0, seed: int = 0) -> None:
+        """Let them work for so long; one of them, or their helper, is killed and replaced every so many seconds."""
         rng = random.Random(seed)
         report = self.report
-        before, due = time.monotonic(), kill_every
+        before, due, helper_due = time.monotonic(), kill_every, kill_helper_every
         while report.seconds < seconds and report.held:
             self._listen()
             now = time.monotonic()
@@ -233,6 +237,13 @@ class Contest:
                 del self.children[victim]
                 report.killed += 1
                 self._add()
+            if kill_helper_every and report.seconds >= helper_due:
+                helper_due += kill_helper_every * (0.5 + rng.random())
+                helper = holder(self._root / LOCK)
+                if helper > 0:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(helper, signal.SIGKILL)
+                    report.helpers_killed += 1
             time.sleep(NAP)
 
     def stop(self) -> None:
@@ -305,12 +316,13 @@ def contest(
     processes: int,
     seconds: float,
     kill_every: float = 0.0,
+    kill_helper_every: float = 0.0,
     seed: int = 0,
     home: str | None = None,
 ) -> Report:
     """Let processes contend for one new store, and judge what they say."""
     with Contest(root, processes, home=home) as running:
-        running.work(seconds, kill_every=kill_every, seed=seed)
+        running.work(seconds, kill_every=kill_every, kill_helper_every=kill_helper_every, seed=seed)
         running.stop()
         return running.judge()
 
@@ -321,6 +333,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=60.0, help="how long they work (%(default)s)")
     parser.add_argument("--processes", type=int, default=8, help="how many there are (%(default)s)")
     parser.add_argument("--kill-every", type=float, default=0.0, help="seconds between kills; 0: none (%(default)s)")
+    parser.add_argument(
+        "--kill-helper-every", type=float, default=0.0, help="the same for the helper, roughly (%(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="what is killed follows from it (%(default)s)")
     parser.add_argument("--home", choices=HOMES, help="where all of them commit (each kind in turn)")
     parser.add_argument("--folder", type=Path, help="where the store is made (a temporary directory)")
@@ -332,6 +347,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             processes=options.processes,
             seconds=options.seconds,
             kill_every=options.kill_every,
+            kill_helper_every=options.kill_helper_every,
             seed=options.seed,
             home=options.home,
         )

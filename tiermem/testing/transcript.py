@@ -19,6 +19,7 @@ class Report:
     processes: int
     seconds: float
     killed: int = 0
+    helpers_killed: int = 0
     made: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
     lost: int = 0
@@ -38,8 +39,9 @@ class Report:
         lines.append(f"{'in all':20}{self.made.total():10,}{self.refused.total():10,}")
         lines += [f"counter {key}: {text}" for key, text in self.counters.items()]
         lines.append(
-            f"{self.processes} processes, {self.killed} killed, {self.lost} operations cut short by that; histories of "
-            f"{self.records} records checked in {self.check_seconds:.1f} s: "
+            f"{self.processes} processes, {self.killed} killed and {self.helpers_killed} helpers, "
+            f"{self.lost} operations cut short by that; "
+            f"histories of {self.records} records checked in {self.check_seconds:.1f} s: "
             + ("linearizable, all processes agree, check clean" if self.held else f"{len(self.problems)} problems")
         )
         return "\n".join(lines)

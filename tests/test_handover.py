@@ -1,0 +1,401 @@
+"""Conditional writes and flushes that the helper makes for its clients: nobody is held up, nothing happens twice."""
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tiermem
+from tests.workers import DEADLINE, Peer, config, eventually, in_child, join
+from tiermem import DimensionMismatch, Guard, GuardFailed, Memory, RecordNotFound, VersionConflict
+from tiermem.codec.operation import PUT, Operation
+from tiermem.engine import assistant, handover
+from tiermem.engine.handover import Request, pack_request, unpack_request
+from tiermem.engine.proposals import Proposal
+from tiermem.testing.contention import contest
+from tiermem.tiers.filelock import holder
+
+HELPED = config(committer="helper", sync_interval=0.01)
+INLINE = config(committer="inline", sync_interval=60.0)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Where the store lies."""
+    return tmp_path / "store"
+
+
+def helped(mem: Memory) -> bool:
+    """True once a helper commits for this client, and it knows of the other one."""
+    return mem.stats().writes.committer == "helper" and mem._store.control.shared
+
+
+def while_stopped(pid: int, action: Callable[[], object]) -> None:
+    """Do something that has to end while a process is stopped."""
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            action()
+        except BaseException as exc:  # noqa: BLE001 - it is raised below
+            failures.append(exc)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(DEADLINE)
+    state = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0]
+    assert not thread.is_alive(), "it waits for a process that is stopped"
+    assert state == "T"
+    if failures:
+        raise failures[0]
+
+
+def test_a_stopped_client_holds_nobody_up(root: Path) -> None:
+    """Wherever it was stopped: others write on conditions, flush and read, and are seen to have done so."""
+    rng = random.Random(11)
+    busy = Peer(root, config=HELPED)
+    try:
+        with tiermem.open(root, config=HELPED) as mem:
+            assert eventually(lambda: helped(mem) and busy.home() == "helper")
+            mem.put("n", "theirs", 0, if_version=0)
+            mem.put("n", "ours", 0, if_version=0)
+            committed = mem.stats().writes.committed
+            busy.begin("swap_and_flush", "n", "theirs")
+            count = 0
+
+            def work() -> None:
+                nonlocal count
+                for _ in range(3):
+                    record = mem.get_record("n", "ours")
+                    assert record is not None
+                    assert record.value == count
+                    count += 1
+                    version = mem.put("n", "ours", count, if_version=record.version)
+                    with pytest.raises(VersionConflict) as refused:
+                        mem.put("n", "ours", -1, if_version=record.version)
+                    assert (refused.value.expected, refused.value.found) == (record.version, version)
+                    mem.put("n", f"plain-{count}", count)
+                    mem.flush()
+                    assert mem.get("n", f"plain-{count}") == count
+                    assert len(list(mem.scan("n", prefix="plain"))) == count
+
+            for _ in range(25):
+                time.sleep(0.02 * rng.random())
+                busy.signal(signal.SIGSTOP)
+                while_stopped(busy.pid, work)
+                busy.signal(signal.SIGCONT)
+            busy.kill()
+            assert mem.get("n", "ours") == count == 75
+            assert mem.stats().writes.committed == committed, "this process has committed nothing itself"
+            mem.flush()
+            assert mem.get("n", "theirs") > 0
+            assert mem.check().ok
+    finally:
+        busy.kill()
+
+
+@pytest.mark.parametrize("kill_every", [0.0, 0.7])
+def test_contention_with_helpers_that_are_killed(root: Path, kill_every: float) -> None:
+    report = contest(
+        root, processes=3, seconds=4.0, home="helper", kill_every=kill_every, kill_helper_every=0.3, seed=3
+    )
+    assert report.held, report.problems
+    assert report.helpers_killed
+
+
+def test_one_client_beside_a_dict(root: Path) -> None:
+    """What the helper decides is what this process would have decided: versions, errors and values."""
+    rng = random.Random(7)
+    known: dict[str, tuple[int, Any, dict[str, Any]]] = {}
+    beside = Peer(root, config=HELPED)
+    try:
+        with tiermem.open(root, config=HELPED) as mem:
+            mem.put("v", "k", 1, vector=[1.0, 2.0])
+            assert eventually(lambda: helped(mem))
+            last = 0
+            for number in range(600):
+                key = f"k{rng.randrange(12):02d}"
+                version, value, _ = known.get(key, (0, None, {}))
+                what = rng.randrange(8)
+                if what == 0:
+                    last = mem.put("n", key, number, metadata={"n": number})
+                    known[key] = last, number, {"n": number}
+                elif what == 1:
+                    if version:
+                        assert mem.delete("n", key, if_version=version)
+                        known.pop(key)
+                    else:
+                        with pytest.raises(GuardFailed):
+                            mem.delete("n", key, guard=Guard("n", key, 5))
+                elif what == 2:
+                    if version:
+                        last = mem.update("n", key, metadata={"m": number})
+                        known[key] = last, value, {"m": number}
+                    else:
+                        with pytest.raises(RecordNotFound, match=key):
+                            mem.update("n", key, value=number)
+                elif what == 3:
+                    with pytest.raises(VersionConflict) as refused:
+                        mem.put("n", key, number, if_version=version + 1)
+                    assert (refused.value.expected, refused.value.found) == (version + 1, version)
+                elif what == 4:
+                    # Of this process's own write just before it, it comes behind.
+                    plain = mem.put("n", key, "plain")
+                    with mem.batch() as batch:
+                        batch.put("n", key, number, if_version=plain)
+                        batch.put("n", "other", number)
+                    assert plain < batch.versions[0] < batch.versions[1]
+                    known[key] = batch.versions[0], number, {}
+                    known["other"] = batch.versions[1], number, {}
+                elif what == 5:
+                    with pytest.raises(DimensionMismatch):
+                        mem.put("v", "k", 1, vector=[1.0, 2.0, 3.0], if_version=0, guard=None)
+                else:
+                    new = mem.put("n", key, number, if_version=version)
+                    assert new > version
+                    known[key] = new, number, {}
+                record = mem.get_record("n", key)
+                found = None if record is None else (record.version, record.value, dict(record.metadata))
+                assert found == known.get(key)
+                assert mem.get("n", key) == known.get(key, (0, None))[1]
+            assert {record.key: record.value for record in mem.scan("n")} == {key: one[1] for key, one in known.items()}
+            assert beside.values("n") == {key: one[1] for key, one in known.items()}
+    finally:
+        beside.leave()
+
+
+def test_a_store_that_is_compacted_meanwhile(root: Path) -> None:
+    peers = [Peer(root, config=HELPED) for _ in range(2)]
+    try:
+        with tiermem.open(root, config=HELPED) as mem:
+            mem.put("n", "k", 0)
+            assert eventually(lambda: helped(mem) and all(peer.home() == "helper" for peer in peers))
+            mem.flush()
+            for peer in peers:
+                peer.begin("increment", "n", "k", 150)
+            for _ in range(4):
+                mem.compact()
+            for peer in peers:
+                peer.end()
+            mem.flush()
+            assert mem.get("n", "k") == 300
+            assert mem.check().ok
+    finally:
+        for peer in peers:
+            peer.leave()
+
+
+def test_forks_and_threads_that_ask(root: Path) -> None:
+    beside = Peer(root, config=HELPED)
+    try:
+        with tiermem.open(root, config=HELPED) as mem:
+            mem.put("n", "k", 0)
+            mem.flush()
+            assert eventually(lambda: helped(mem))
+
+            def count(times: int) -> None:
+                done = 0
+                while done < times:
+                    record = mem.get_record("n", "k")
+                    assert record is not None
+                    try:
+                        mem.put("n", "k", record.value + 1, if_version=record.version)
+                        done += 1
+                    except VersionConflict:
+                        pass
+
+            threads = [threading.Thread(target=count, args=(60,)) for _ in range(3)]
+            for thread in threads:
+                thread.start()
+            children = [in_child(lambda: count(20)) for _ in range(2)]
+            for thread in threads:
+                thread.join()
+            for child in children:
+                join(child)
+            mem.flush()
+            assert mem.get("n", "k") == 220
+    finally:
+        beside.leave()
+
+
+# With a process that does what a helper does, and is killed where it is told to be.
+
+
+class Desk:
+    """A client whose helper is a peer."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.mem = tiermem.open(root, config=INLINE)
+        self.peer = Peer(root, config=INLINE)
+        store = self.mem._store
+        store.committer.assistant.present = True
+        monkeypatch.setattr(store.committer.assistant, "look", lambda: self.peer.process.poll() is None)
+        monkeypatch.setattr(store.control, "_counted", float("inf"))
+        store.control._shared = True
+
+    def times(self, key: str) -> int:
+        """How often a key was written."""
+        return [change.key for change in self.mem.changes(after=0)].count(key)
+
+    @property
+    def request(self) -> bytes:
+        """What this client asks at the moment."""
+        return self.mem._store.handover._requests.read(self.mem._store.slot)
+
+
+@pytest.fixture
+def desk(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
+    """It, on a new store."""
+    made = Desk(root, monkeypatch)
+    yield made
+    made.peer.kill()
+    made.mem._store.committer.assistant.present = False
+    made.mem.close()
+
+
+def test_what_was_applied_and_not_answered_is_not_applied_again(desk: Desk) -> None:
+    mem = desk.mem
+    mem.put("n", "plain", 1)
+    desk.peer.begin("serve", "before the answer")
+    version = mem.put("n", "k", "once", if_version=0)
+    assert desk.peer.process.wait(DEADLINE) == -signal.SIGKILL
+    record = mem.get_record("n", "k")
+    assert record is not None
+    assert (record.value, record.version) == ("once", version)
+    assert (desk.times("k"), desk.times("plain")) == (1, 1)
+    # No condition would have kept this from happening again.
+    guard = Guard("n", "k", version)
+    assert mem.put("n", "log", 1, guard=guard) < mem.put("n", "log", 2, guard=guard)
+    assert desk.times("log") == 2
+
+
+def test_what_was_not_applied_is_applied_by_the_client(desk: Desk) -> None:
+    desk.peer.begin("serve", "inside the transaction")
+    version = desk.mem.put("n", "k", "once", if_version=0)
+    assert desk.peer.process.wait(DEADLINE) == -signal.SIGKILL
+    assert desk.times("k") == 1
+    with pytest.raises(VersionConflict):
+        desk.mem.put("n", "k", "twice", if_version=0)
+    assert desk.mem.get_record("n", "k").version == version
+
+
+def test_a_new_helper_gives_the_answer_of_the_last(desk: Desk, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first is killed between the commit and the answer; the second finds what it has kept."""
+    next_one = Peer(root, config=INLINE)
+    try:
+        monkeypatch.setattr(desk.mem._store.committer.assistant, "look", lambda: True)
+        desk.peer.begin("serve", "before the answer")
+        next_one.begin("serve", "never", after=desk.peer.pid)
+        commits = desk.mem.stats().writes.commits
+        version = desk.mem.put("n", "k", "once", if_version=0)
+        next_one.end()
+        assert desk.mem.stats().writes.commits == commits
+        assert desk.mem.get_record("n", "k").version == version
+        assert desk.times("k") == 1
+    finally:
+        next_one.kill()
+
+
+def test_an_answer_that_was_given_is_not_given_again(desk: Desk) -> None:
+    """A refusal that has been told must not turn into a write because the client had asked twice."""
+    mem, control = desk.mem, desk.mem._store.control
+    first = mem.put("n", "k", 1)
+    mem._store.committer.drain()
+    desk.peer.begin("serve", "never")
+    with pytest.raises(VersionConflict):
+        mem.put("n", "k", 2, if_version=first + 1)
+    desk.peer.end()
+    assert desk.request == b""
+    refused = Request(mem._store.next_version(), Proposal(0.0, "cosine", []))
+    mem._store.handover._requests.write(mem._store.slot, pack_request(refused))
+    control.asking[mem._store.slot] = 1
+    assert desk.peer.serve("never", once=True)
+    control.asking[mem._store.slot] = 1
+    assert not desk.peer.serve("never", once=True)
+
+
+class Interrupted(Exception):
+    """What the handler raises."""
+
+
+def test_an_interrupt_withdraws_what_was_asked(desk: Desk) -> None:
+    mem = desk.mem
+
+    def interrupt(*_: object) -> None:
+        with pytest.raises(tiermem.LockTimeout, match="signal handler"):
+            mem.put("n", "k", "from a handler", if_version=0)
+        raise Interrupted
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for _ in range(5):
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            with pytest.raises(Interrupted):
+                mem.put("n", "k", "withdrawn", if_version=0)
+            assert desk.request == b""
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            with pytest.raises(Interrupted):
+                mem.flush()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert not desk.peer.serve("never", once=True), "nobody asks any more"
+    desk.peer.begin("serve", "never")
+    mem.put("n", "k", "stays", if_version=0)
+    desk.peer.end()
+    assert (mem.get("n", "k"), desk.times("k")) == ("stays", 1)
+
+
+def test_who_is_not_answered_commits(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A helper that is there and does nothing."""
+    monkeypatch.setattr(handover, "LOOK", 0.01)
+    mem = desk.mem
+    version = mem.put("n", "k", 1, if_version=0)
+    mem.put("n", "plain", 1)
+    mem.flush()
+    assert desk.peer.get("n", "plain") == 1
+    assert mem.get_record("n", "k").version == version
+
+
+def test_a_request_that_cannot_be_written_is_made_without(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(slot: int, data: bytes) -> None:
+        if data:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(desk.mem._store.handover._requests, "write", full)
+    desk.mem.put("n", "k", 1, if_version=0)
+    assert desk.peer.get("n", "k") == 1
+
+
+@pytest.mark.parametrize(
+    "proposal", [None, Proposal(1.5, "dot", [Operation(PUT, 0, "n", "k", 1, 1, 2, 3, b"", b"", b"v")])]
+)
+def test_a_request_is_whole_or_none(proposal: Proposal | None) -> None:
+    data = pack_request(Request(7, proposal))
+    assert unpack_request(data) == Request(7, proposal)
+    assert all(unpack_request(data[:size]) is None for size in range(len(data)))
+    assert all(unpack_request(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]) is None for at in range(len(data)))
+
+
+def test_it_leaves_nothing_open(root: Path) -> None:
+    beside = Peer(root, config=HELPED)
+    try:
+        # What earlier tests have left to the collector does not count.
+        gc.collect()
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(3):
+            with tiermem.open(root, config=HELPED) as mem:
+                assert eventually(lambda mem=mem: helped(mem))
+                mem.flush()
+            assert len(os.listdir("/proc/self/fd")) == before
+    finally:
+        beside.leave()
+    assert eventually(lambda: holder(root / assistant.LOCK) == 0)
