@@ -160,7 +160,8 @@ def sheets(found: dict[str, list[dict[str, Any]]]) -> list[Sheet]:
             f"One process writes without a pause and is stopped (SIGSTOP) for {rows[0]['pause']:g} s at a random "
             f"moment, {rows[0]['turns']} times. Another goes on meanwhile; its longest calls, in milliseconds. "
             "Whoever is stopped inside a transaction holds LMDB's write lock: a plain put never waits for it, a "
-            "conditional write and `flush()` do. “Blocked”: turns in which a call took longer than a second."
+            "conditional write and `flush()` do. Where a helper commits, clients leave theirs to it and take no lock. "
+            "“Blocked”: turns in which a call took longer than a second."
         )
         body = [
             [one["work"], one["home"], *(number(one["longest"][name]) for name in verbs), str(one["blocked"])]

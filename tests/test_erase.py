@@ -300,3 +300,14 @@ def test_wiping_a_journal_spares_what_is_not_applied(tmp_path: Path, applied: in
     assert journal.append(b"next", 1)
     assert [frame.payload for frame in journal.frames(journal.applied)] == [*(f.payload for f in kept), b"next"]
     journal.close()
+
+
+def test_what_a_client_that_was_killed_had_asked_is_wiped(tmp_path: Path) -> None:
+    root = tmp_path / "store"
+    with tiermem.open(root, config=PLAIN) as mem:
+        mem.put("notes", "doomed", LITERAL)
+        left = root / "clients" / "007.request"
+        left.write_bytes(LITERAL.encode())
+        assert any(name.startswith("clients/") for name in traces(root))
+        mem.delete("notes", "doomed", erase=True)
+        assert traces(root) == []

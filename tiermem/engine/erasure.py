@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from tiermem.codec.compress import Compressor
@@ -62,6 +63,10 @@ def _wipe_journals(store: Store) -> None:
     # While the lock is held nobody takes the slot of a client that has ended, nor its journal.
     with exclusive(store.root / "open.lock", relocate.PATIENCE):
         live = store.control.live()
+        for path in (store.root / "clients").glob("*.request"):
+            # What a client that was killed had asked; a living one withdraws it by itself.
+            if int(path.stem) not in live:
+                os.truncate(path, 0)
         for path in store.journals.paths():
             slot = int(path.stem)
             if slot in live:

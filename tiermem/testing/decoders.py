@@ -166,6 +166,7 @@ def _small_rows() -> list[Decoder]:
         ("identity", b"identity", lambda _, data: layout.unpack_identity(data), identity),
         ("cursor row", b"risk", layout.unpack_cursor, cursor),
         ("segment row", KEY, published, segment),
+        ("answer row", KEY, layout.unpack_answer, layout.Answer(9, [10, 11], "VersionConflict", "said", 7, 8)),
         ("change log row", layout.U64.pack(4), layout.unpack_log_row, log),
     ]
     made = [

@@ -10,11 +10,13 @@ import msgspec
 import numpy as np
 
 import tiermem
-from tiermem.codec.frame import NEVER
+from tiermem.codec.frame import NEVER, seal
 from tiermem.codec.operation import PUT, Operation, pack_operations, unpack_operations
 from tiermem.codec.serialize import encode_metadata
 from tiermem.engine import generations
 from tiermem.engine.assistant import wish, wished
+from tiermem.engine.handover import Request, pack_request, unpack_request
+from tiermem.engine.proposals import Proposal
 from tiermem.policy.filters import compile_filter
 from tiermem.protocols import VectorEngine
 from tiermem.testing.decoders import METADATA, WHERE, Answer, Decoder, checksum, patched
@@ -226,6 +228,19 @@ def wishes(folder: Path) -> Decoder:
     )
 
 
+def requests(folder: Path) -> Decoder:
+    """What clients ask of the helper: what is not whole is none, and never an error, since one would end the helper."""
+    write = Operation(PUT, 0, "desk/obs", "k", 1, 1.5, 2.5, NEVER, b"", b"", b"value")
+    proposal = Proposal(2.5, "cosine", [write], [("desk/obs", "k", 7, False), ("locks", "l", 8, True)], ["ttl"])
+    whole = [Request(5, proposal), Request(6, None)]
+
+    def reseal(data: bytes) -> bytes:
+        return seal(b"request", data[8:])
+
+    samples = tuple((pack_request(one), one) for one in whole)
+    return Decoder("requests", unpack_request, samples, reseal, agree=lambda found, meant: found in (None, meant))
+
+
 def control(folder: Path) -> Decoder:
     """The control page: whatever is in it, it does no more harm than to send somebody to look."""
     root = folder / "controlled"
@@ -293,7 +308,7 @@ def pages(folder: Path) -> Decoder:
 
 def file_decoders(folder: Path) -> Iterator[Decoder]:
     """All of them; `folder` is where they keep the bytes they read."""
-    makers: tuple[Callable[[Path], Decoder], ...] = (journal, rows, graph, current, wishes, control, pages)
+    makers: tuple[Callable[[Path], Decoder], ...] = (journal, rows, graph, current, wishes, requests, control, pages)
     for maker in makers:
         place = folder / maker.__name__
         place.mkdir()
