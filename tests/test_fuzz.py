@@ -29,10 +29,10 @@ from tiermem.testing.decoders import Decoder
 from tiermem.tiers.cold import layout
 
 NAMES = (
-    *("record frame", "compressed value", "namespace row", "identity", "cursor row", "segment row", "change log row"),
-    *("counters", "vector row", "floor", "journal mark", "name", "value", "plain value", "typed value", "metadata"),
+    *("record frame", "compressed value", "namespace row", "identity", "cursor row", "segment row", "answer row"),
+    *("change log row", "counters", "vector row", "floor", "journal mark", "name", "value", "plain value", "typed value", "metadata"),
     *("operations", "index on metadata", "filter", "journal", "rows of a segment", "graph of a segment", "CURRENT"),
-    *("wishes", "control page", "pages of data.mdb"),
+    *("wishes", "requests", "control page", "pages of data.mdb"),
 )
 
 
