@@ -30,9 +30,9 @@ from tiermem.tiers.cold import layout
 
 NAMES = (
     *("record frame", "compressed value", "namespace row", "identity", "cursor row", "segment row", "answer row"),
-    *("change log row", "counters", "vector row", "floor", "journal mark", "name", "value", "plain value", "typed value", "metadata"),
-    *("operations", "index on metadata", "filter", "journal", "rows of a segment", "graph of a segment", "CURRENT"),
-    *("wishes", "requests", "control page", "pages of data.mdb"),
+    *("change log row", "counters", "vector row", "floor", "journal mark", "name", "value", "plain value"),
+    *("typed value", "metadata", "operations", "index on metadata", "filter", "journal", "rows of a segment"),
+    *("graph of a segment", "CURRENT", "wishes", "requests", "control page", "pages of data.mdb"),
 )
 
 
