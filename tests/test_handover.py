@@ -35,7 +35,7 @@ def root(tmp_path: Path) -> Path:
 
 def helped(mem: Memory) -> bool:
     """True once a helper commits for this client, and it knows of the other one."""
-    return mem.stats().writes.committer == "helper" and mem._store.control.shared
+    return mem._store.committer.assistant.ready and mem._store.control.shared
 
 
 def while_stopped(pid: int, action: Callable[[], object]) -> None:
@@ -236,7 +236,7 @@ class Desk:
         self.mem = tiermem.open(root, config=INLINE)
         self.peer = Peer(root, config=INLINE)
         store = self.mem._store
-        store.committer.assistant.present = True
+        store.committer.assistant.ready = True
         monkeypatch.setattr(store.committer.assistant, "look", lambda: self.peer.process.poll() is None)
         monkeypatch.setattr(store.control, "_counted", float("inf"))
         store.control._shared = True
@@ -257,7 +257,7 @@ def desk(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
     made = Desk(root, monkeypatch)
     yield made
     made.peer.kill()
-    made.mem._store.committer.assistant.present = False
+    made.mem._store.committer.assistant.ready = False
     made.mem.close()
 
 

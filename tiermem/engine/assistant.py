@@ -63,10 +63,11 @@ class Orders(msgspec.Struct):
 
 
 class Assistant:
-    """`present`: a helper was there at the last look, and is left to commit."""
+    """`present`: a helper was there at the last look, and is left to commit; `ready`: it had the store open by then."""
 
     def __init__(self, store: Store) -> None:
         self.present = False
+        self.ready = False
         self._store = store
         self._path = store.root / LOCK
         self._closing = False
@@ -101,7 +102,18 @@ class Assistant:
         elif self.present:
             store.degraded["helper"] = f"the helper process has ended{_last_words(store.root / LOG)}"
         self.present = process != 0
+        self.ready = self.present and self._settled(process)
         return self.present
+
+    def _settled(self, process: int) -> bool:
+        """True if the helper in that process is the one that the control page names.
+
+        One that was killed leaves its slot there, while the next is still on its way.
+        """
+        slot = self._store.control.helper
+        if slot in (-1, self._store.slot):
+            return False
+        return holder(self._store.root / "clients" / f"{slot:03d}.lock") == process
 
     def _judge(self, process: int) -> None:
         """Say so where a helper is there, but not as it was asked for."""

@@ -123,7 +123,7 @@ class Handover:
         store = self._store
         store.check_writable()
         # Alone nobody is held up, and a commit of one's own takes a fraction of the time.
-        if not (store.committer.assistant.present and store.control.shared):
+        if not (store.committer.assistant.ready and store.control.shared):
             return self._commit(proposal)
         with store.committer.turn():
             store.check_writable()
@@ -160,7 +160,7 @@ class Handover:
         for _ in range(LOOKS):
             control.asking[store.slot] = 1
             control.call_helper(haste=True)
-            if control.bells.listen(answered, LOOK, LISTENING) or not assistant.look():
+            if control.bells.listen(answered, LOOK, LISTENING) or not (assistant.look() and assistant.ready):
                 break
         if answer is None or answer.refused == _DECLINED:
             return None
