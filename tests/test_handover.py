@@ -21,6 +21,7 @@ from tiermem.engine import assistant, handover
 from tiermem.engine.handover import Request, pack_request, unpack_request
 from tiermem.engine.proposals import Proposal
 from tiermem.testing.contention import contest
+from tiermem.tiers.cold.layout import answer_key
 from tiermem.tiers.filelock import holder
 
 HELPED = config(committer="helper", sync_interval=0.01)
@@ -320,6 +321,27 @@ def test_an_answer_that_was_given_is_not_given_again(desk: Desk) -> None:
     assert desk.peer.serve("never", once=True)
     control.asking[mem._store.slot] = 1
     assert not desk.peer.serve("never", once=True)
+
+
+def test_an_answer_that_is_damaged_is_told_once(desk: Desk) -> None:
+    """Whether the write happened cannot be known any more; the next one is none the worse for it."""
+    mem = desk.mem
+    mem.put("n", "before", 1, durable=True)
+
+    def damage(writer: Any) -> None:
+        writer.wrote = True
+        writer.txn.put(answer_key(mem._store.slot), b"damaged!" * 3, db=writer.dbs.marks)
+
+    mem._store.committer.commit(work=damage)
+    desk.peer.begin("serve", "never")
+    with pytest.raises(tiermem.CorruptionError):
+        mem.put("n", "k", 1, if_version=0)
+    assert desk.peer.end()
+    assert mem.get("n", "k") is None
+    desk.peer.begin("serve", "never")
+    mem.put("n", "k", 2, if_version=0)
+    assert desk.peer.end()
+    assert (mem.get("n", "k"), desk.times("k")) == (2, 1)
 
 
 class Interrupted(Exception):

@@ -176,7 +176,13 @@ class Handover:
 
         def work(writer: Writer) -> None:
             nonlocal versions, refusal
-            known = answers.known(writer, store.slot) if number else None
+            try:
+                known = answers.known(writer, store.slot) if number else None
+            except CorruptionError as exc:
+                # Nobody can say whether it was applied, and this says so once.
+                answers.forget(writer, store.slot)
+                refusal = exc
+                return
             if known is not None and known.number == number:
                 versions = known.versions
             elif proposal is not None:
@@ -240,12 +246,12 @@ class Handover:
     def _decided(self, writer: Writer, slot: int, request: Request) -> Answer:
         """Apply a request, unless that was done; the answer."""
         number, proposal = request.number, request.proposal
-        known = answers.known(writer, slot)
-        if known is not None and known.number == number:
-            return known
         if proposal is None:
             return Answer(number)
         try:
+            known = answers.known(writer, slot)
+            if known is not None and known.number == number:
+                return known
             ops = proposals.decide(self._store, writer, proposal)
         except VersionConflict as exc:
             return Answer(number, [], VersionConflict.__name__, str(exc), exc.expected, exc.found)

@@ -12,10 +12,20 @@ if TYPE_CHECKING:
 
 
 def known(snapshot: Snapshot, slot: int) -> Answer | None:
-    """The answer to the newest request of a client of which anything was written."""
+    """The answer to the newest request of a client of which anything was written.
+
+    Raises:
+        CorruptionError: it is damaged.
+    """
     key = answer_key(slot)
     row = snapshot.txn.get(key, db=snapshot.dbs.marks)
     return None if row is None else unpack_answer(key, row)
+
+
+def forget(writer: Writer, slot: int) -> None:
+    """Drop it."""
+    writer.wrote = True
+    writer.txn.delete(answer_key(slot), db=writer.dbs.marks)
 
 
 def keep(writer: Writer, slot: int, answer: Answer) -> None:
