@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 import tiermem
+from tests.workers import Peer, eventually
 from tiermem import ColdConfig, Config, Memory
 from tiermem.engine import reentry
 
@@ -47,10 +48,18 @@ def soon(rng: random.Random) -> None:
     signal.setitimer(signal.ITIMER_REAL, 4e-6 + rng.choice((3e-5, 1e-4, 1e-3)) * rng.random())
 
 
+def swap(mem: Memory, number: int) -> None:
+    """A compare-and-set, which nobody else makes void."""
+    key = f"{number % 500:04d}"
+    record = mem.get_record("n", key)
+    mem.put("n", key, number, if_version=0 if record is None else record.version)
+
+
 VERBS: list[Callable[[Memory, int], object]] = [
     *[lambda mem, n: mem.put("n", f"{n % 500:04d}", n)] * 4,
     lambda mem, n: mem.put("n", f"{n % 500:04d}", n, durable=True),
     lambda mem, n: mem.put_many("n", [(f"{n % 500:04d}", n)]),
+    swap,
     lambda mem, n: mem.get("n", f"{n * 7 % 500:04d}"),
     lambda mem, n: list(mem.scan("n", limit=5)),
     lambda mem, n: mem.count("n"),
@@ -60,10 +69,21 @@ VERBS: list[Callable[[Memory, int], object]] = [
     lambda mem, n: mem.put("v", "k", n, vector=V),
     lambda mem, n: mem.stats(),
 ]
+WRITING = 7
+"""So many of them, the first ones, write under the number they are given."""
 
 
-def raise_everywhere(root: Path, committer: str) -> None:
+def raise_everywhere(root: Path, committer: str, shared: bool) -> None:
     """Wherever the handler raises, the next call works, nothing acknowledged is lost, and the store closes."""
+    beside = Peer(root, config=config(committer)) if shared else None
+    try:
+        _raise_everywhere(root, committer, shared)
+    finally:
+        if beside is not None:
+            beside.leave()
+
+
+def _raise_everywhere(root: Path, committer: str, shared: bool) -> None:
     rng = random.Random(committer)
     possible: dict[str, set[int]] = {}
     interrupted = 0
@@ -80,6 +100,8 @@ def raise_everywhere(root: Path, committer: str) -> None:
             # What is imported late is imported: an import that is interrupted leaves its file to the collector.
             verb(mem, 0)
         possible["0000"] = {0}
+        # What follows is handed to the helper.
+        assert not shared or eventually(lambda: mem._store.committer.assistant.ready and mem._store.control.shared)
         handled(interrupt)
         for number in range(3_000):
             verb = rng.randrange(len(VERBS))
@@ -92,11 +114,11 @@ def raise_everywhere(root: Path, committer: str) -> None:
                 finally:
                     armed = False
                     signal.setitimer(signal.ITIMER_REAL, 0)
-                if verb < 6:
+                if verb < WRITING:
                     possible[key] = {number}
             except InterruptedWrite:
                 interrupted += 1
-                if verb < 6:
+                if verb < WRITING:
                     possible.setdefault(key, {-1}).add(number)
         signal.signal(signal.SIGALRM, signal.SIG_IGN)
         assert interrupted > 50
@@ -159,9 +181,14 @@ SCRIPT = """
 """
 
 
-@pytest.mark.parametrize("committer", ["inline", "thread", "helper"])
-def test_a_handler_that_raises_leaves_the_store_whole(committer: str, tmp_path: Path, run_python: Run) -> None:
-    done = run_python(SCRIPT, ROOT, "raise_everywhere", tmp_path / "store", repr(committer), measured=False)
+@pytest.mark.parametrize(
+    ("committer", "shared"), [("inline", False), ("thread", False), ("helper", False), ("helper", True)]
+)
+def test_a_handler_that_raises_leaves_the_store_whole(
+    committer: str, shared: bool, tmp_path: Path, run_python: Run
+) -> None:
+    root = tmp_path / "store"
+    done = run_python(SCRIPT, ROOT, "raise_everywhere", root, repr(committer), repr(shared), measured=False)
     assert done.stderr == ""
 
 
