@@ -101,7 +101,9 @@ def test_the_newest_fixture_has_every_kind_of_row(tmp_path: Path) -> None:
         spaces = [layout.unpack_info(*row) for row in rows("namespaces")]
         for name in ("model", "ordered", "dropped", "floor", "dictionary", "unsealed", "epoch", "timed", "made"):
             assert {bool(getattr(space, name)) for space in spaces} == {True, False}, name
-        ((_, position, _, _),) = [layout.unpack_mark(*row) for row in rows("marks")]
+        mark, answer = rows("marks")
+        _, position, _, _ = layout.unpack_mark(*mark)
+        assert layout.unpack_answer(*answer).versions
     (path,) = (root / "journals").iterdir()
     header = path.read_bytes()[: journal.HEADER_BYTES]
     (capacity,), (head,) = struct.unpack_from("<Q", header, 40), struct.unpack_from("=Q", header, 128)

@@ -28,6 +28,8 @@ import numpy as np
 import tiermem
 from tiermem import CodecConfig, ColdConfig, Config, Memory, SimulatedClock, VectorConfig
 from tiermem.codec.frame import RAW, ZSTD, unpack_frame
+from tiermem.tiers.cold import answers
+from tiermem.tiers.cold.layout import Answer
 
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parent.parent
@@ -182,6 +184,9 @@ def fill(root: Path) -> None:
         mem.put("again", "k", 1)
         mem.drop_namespace("again")
         mem.put("again", "l", 2)
+        # As a helper would have kept it, for a client that has left.
+        answer = Answer(number=7, versions=[version])
+        mem._store.committer.commit(work=lambda writer: answers.keep(writer, 9, answer))
         mem.flush()
         clock.advance(20.0)
         mem._store.committer.upkeep.run()
