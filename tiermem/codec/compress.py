@@ -117,6 +117,8 @@ class Compressor:
                 # `decompress` says what they are.
                 pass
             append(self.decompress(header[CODEC], dictionary, body, size))
+            # The first call for a dictionary in a thread makes its decompressor, and the very first one imports zstd.
+            expand, size_of = own.get(dictionary), self._size_of
         return found
 
     def train(self, samples: Sequence[bytes]) -> bytes | None:
