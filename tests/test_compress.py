@@ -186,6 +186,8 @@ def test_rows_are_decompressed_as_each_of_them_is() -> None:
         compressed(codec, dictionary, body, 9),
         compressed(codec, dictionary, body[:-1], len(values[0])),
         compressed(7, 0, b"", 0),
+        compressed(7, dictionary, body, len(values[0])),
+        compressed(RAW, 0, b"short", 4),
     ):
         with pytest.raises(CorruptionError):
             reader.decompress_rows([*rows, wrong])
