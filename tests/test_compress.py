@@ -160,6 +160,13 @@ def test_an_unknown_codec_and_a_wrong_size() -> None:
         side.decompress(ZSTD, 0, b"no zstd frame", 13)
 
 
+def compressed(codec: int, dictionary: int, body: bytes, size: int) -> Row:
+    """A row with that body, of which nothing else is looked at."""
+    header: list[Any] = [None] * 12
+    header[CODEC], header[DICTIONARY], header[VALUE_BYTES] = codec, dictionary, size
+    return b"key", tuple(header), b"", body
+
+
 def test_rows_are_decompressed_as_each_of_them_is() -> None:
     side = Compressor(CONFIG)
     side.add(1, trained(quotes(400)))
@@ -167,12 +174,7 @@ def test_rows_are_decompressed_as_each_of_them_is() -> None:
     packed = [side.compress(value, 1) for value in values]
     assert {body[:2] for body in packed} == {(RAW, 0), (ZSTD, 0), (ZSTD, 1)}
 
-    def row(codec: int, dictionary: int, body: bytes, size: int) -> Row:
-        header: list[Any] = [None] * 12
-        header[CODEC], header[DICTIONARY], header[VALUE_BYTES] = codec, dictionary, size
-        return b"key", tuple(header), b"", body
-
-    rows = [row(*body, len(value)) for body, value in zip(packed, values, strict=True)]
+    rows = [compressed(*body, len(value)) for body, value in zip(packed, values, strict=True)]
     reader = Compressor(CONFIG)
     with pytest.raises(CorruptionError, match="dictionary 1"):
         reader.decompress_rows(rows)
@@ -181,12 +183,41 @@ def test_rows_are_decompressed_as_each_of_them_is() -> None:
         assert reader.decompress_rows(rows) == values
     codec, dictionary, body = packed[0]
     for wrong in (
-        row(codec, dictionary, body, 9),
-        row(codec, dictionary, body[:-1], len(values[0])),
-        row(7, 0, b"", 0),
+        compressed(codec, dictionary, body, 9),
+        compressed(codec, dictionary, body[:-1], len(values[0])),
+        compressed(7, 0, b"", 0),
+        compressed(7, dictionary, body, len(values[0])),
+        compressed(RAW, 0, b"short", 4),
     ):
         with pytest.raises(CorruptionError):
             reader.decompress_rows([*rows, wrong])
+
+
+def test_rows_behind_the_first_that_a_thread_decompresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    side = Compressor(CONFIG)
+    dictionary = trained(quotes(400))
+    side.add(1, dictionary)
+    values = quotes(5, seed=2)
+    rows = [compressed(*side.compress(value, 1), len(value)) for value in values]
+    reader = Compressor(CONFIG)
+    reader.add(1, dictionary)
+    alone: list[int] = []
+
+    def decompress(codec: int, dictionary: int, body: bytes, size: int) -> Any:
+        alone.append(dictionary)
+        return Compressor.decompress(reader, codec, dictionary, body, size)
+
+    monkeypatch.setattr(reader, "decompress", decompress)
+    assert reader.decompress_rows(rows) == values
+    assert alone == [1]
+    # A body that expands to another length than its frame says, behind the row for which zstd is loaded.
+    body = side.compress(bytes(2**20))[2]
+    fresh = Compressor(CONFIG)
+    fresh.add(1, dictionary)
+    with pytest.raises(CorruptionError, match="is to have"):
+        fresh.decompress_rows(
+            [compressed(*side.compress(b"plain " * 99), 594), rows[0], compressed(ZSTD, 0, body, len(body))]
+        )
 
 
 def test_training_where_there_is_nothing_to_learn() -> None:

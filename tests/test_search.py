@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import tiermem
 from tests.workers import INLINE, START, Peer
 from tiermem import Config, DimensionMismatch, Hit, InvalidArgument, InvalidVector, Memory, SimulatedClock
-from tiermem.engine import search
+from tiermem.engine import indexing, search
 from tiermem.engine.loader import Loader
 from tiermem.tiers.vector.scores import exact_scores
 
@@ -613,3 +613,28 @@ def test_columns_are_checked_as_each_vector_is(tmp_path: Path, metric: str) -> N
             assert outcome(lambda: search.matrix_bytes(store, space, rows)) == alone
 
         check()
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_what_is_known_of_a_namespace_is_forgotten_under_a_search(
+    mem: Memory, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    mem.put("n", "k", 1, vector=[1.0, 0.0])
+    mem.flush()
+    space = mem._current().space("n")
+    whole = indexing.describe
+    asked = 0
+
+    def describe(*args: Any) -> Any:
+        # As when it comes to light that another process has dropped the namespace, and filled it anew.
+        nonlocal asked
+        asked += 1
+        known = whole(*args)
+        if asked == at:
+            space.forget()
+        return known
+
+    monkeypatch.setattr(indexing, "describe", describe)
+    for _ in range(2):
+        assert keys(mem.search_similar("n", [1.0, 0.0])) == ["k"]
+    assert asked >= 2

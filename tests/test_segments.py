@@ -263,9 +263,9 @@ def test_what_is_written_while_segments_are_opened_is_found(
     published = Indexing._published
     number = 0
 
-    def beside(self: Indexing, space: Any) -> Any:
+    def beside(self: Indexing, *asked: Any) -> Any:
         nonlocal number
-        found = published(self, space)
+        found = published(self, *asked)
         number += 1
         mem.put(NS, f"late{number}", 1, vector=matrix[0])
         mem.delete(NS, f"k{number}")
@@ -296,8 +296,8 @@ def test_a_namespace_dropped_while_segments_are_opened_stays_dropped(
     mem._store.spaces[NS].index = None
     published = Indexing._published
 
-    def beside(self: Indexing, space: Any) -> Any:
-        found = published(self, space)
+    def beside(self: Indexing, *asked: Any) -> Any:
+        found = published(self, *asked)
         mem.drop_namespace(NS)
         mem.put(NS, "k0", 1, vector=matrix[1])
         return found

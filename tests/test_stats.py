@@ -80,6 +80,9 @@ def test_what_whole_records_and_many_values_count(mem: Memory) -> None:
     assert counted(lambda: mem.get_many("a", ["k", "none", "pending"])) == (1, 1)
     mem.put("a", "k", 3)
     assert counted(lambda: mem.get_record("a", "k")) == (0, 0)
+    mem.flush()
+    mem.delete("a", "k")
+    assert counted(lambda: mem.get_record("a", "k")) == (0, 0)
 
 
 def test_hits_and_misses(mem: Memory) -> None:

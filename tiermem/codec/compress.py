@@ -95,7 +95,7 @@ class Compressor:
         return body
 
     def decompress_rows(self, rows: Iterable[Row]) -> list[bytes | memoryview]:
-        """The values behind the bodies of `rows`, whose checksums fit; CorruptionError as `decompress`.
+        """`decompress` for each of `rows`.
 
         One after the other they find in the processor's caches what zstd reads.
         """
@@ -103,20 +103,23 @@ class Compressor:
         append, own, size_of = found.append, self._own.decompressors, self._size_of
         last, expand = 0, own.get(0)
         for _, header, _, body in rows:
-            if header[CODEC] == RAW:
+            codec, size = header[CODEC], header[VALUE_BYTES]
+            if codec == RAW and len(body) == size:
                 append(body)
                 continue
-            dictionary, size = header[DICTIONARY], header[VALUE_BYTES]
+            dictionary = header[DICTIONARY]
             if dictionary != last:
                 last, expand = dictionary, own.get(dictionary)
             try:
-                if expand is not None and size_of(body) == size <= len(body) << _DENSEST:
+                if codec == ZSTD and expand is not None and size_of(body) == size <= len(body) << _DENSEST:
                     append(expand(body))
                     continue
             except self._faults:
                 # `decompress` says what they are.
                 pass
-            append(self.decompress(header[CODEC], dictionary, body, size))
+            append(self.decompress(codec, dictionary, body, size))
+            # The first call for a dictionary in a thread makes its decompressor, and the very first one imports zstd.
+            expand, size_of = own.get(dictionary), self._size_of
         return found
 
     def train(self, samples: Sequence[bytes]) -> bytes | None:

@@ -51,7 +51,8 @@ class Indexing:
     def index_of(self, space: Space) -> VectorTier | None:
         """The index of a namespace, in step with every write; None if it has no vectors."""
         store = self.store
-        if not describe(store, space):
+        known = describe(store, space)
+        if known is None:
             return None
         with space.index_lock:
             with store.lock:
@@ -59,7 +60,7 @@ class Indexing:
                 if touched:
                     space.touched = set()
             if index is None:
-                index = self._load(space)
+                index = self._load(space, *known)
             elif touched:
                 self._sync(space, index, list(touched))
         now = time.monotonic()
@@ -83,18 +84,18 @@ class Indexing:
         elif _problem(space) in self.store.degraded or space.name in self.store.sealer.merging.failed:
             self.store.sealer.mend(space.name)
 
-    def _load(self, space: Space) -> VectorTier | None:
+    def _load(self, space: Space, dimension: int, metric: str) -> VectorTier:
         from tiermem.tiers.vector.index import VectorTier
 
         store = self.store
         # From here on every write of this process marks its key; what is pending now is marked by hand.
         # A write marks nothing where there is no index: one that nobody searches stands in meanwhile.
-        stand_in = VectorTier(space.dimension, space.metric)
+        stand_in = VectorTier(dimension, metric)
         with store.lock:
             space.touched = set(space.pending)
             space.index = stand_in
         try:
-            index, keys = self._published(space)
+            index, keys = self._published(space, dimension, metric)
             with store.lock:
                 # Unless the namespace was dropped meanwhile.
                 if space.index is stand_in:
@@ -110,7 +111,7 @@ class Indexing:
         self._sync(space, index, list(touched))
         return index
 
-    def _published(self, space: Space) -> tuple[VectorTier, list[str]]:
+    def _published(self, space: Space, dimension: int, metric: str) -> tuple[VectorTier, list[str]]:
         """An index of the published segments, and the keys whose rows it lacks or holds too much of."""
         from tiermem.tiers.vector.index import Part, VectorTier
 
@@ -149,7 +150,7 @@ class Indexing:
                 else:
                     store.degraded[problem] = f"{problem} are searched exactly in part: {told}"
                     store.sealer.mend(space.name)
-            return VectorTier(space.dimension, space.metric, parts, epoch), keys
+            return VectorTier(dimension, metric, parts, epoch), keys
 
     def adopt(self, space: Space) -> None:
         """Take up the published segments in place of the present ones; searches go on meanwhile."""
@@ -175,7 +176,7 @@ class Indexing:
     def _exchange(self, space: Space, old: VectorTier) -> None:
         store = self.store
         try:
-            fresh, keys = self._published(space)
+            fresh, keys = self._published(space, old.dimension, old.metric)
             held = [row for key in unhurried(keys) if (row := old.tail.row(key)) is not None]
             for start in range(0, len(held), TAKEN_ROWS):
                 fresh.tail.upsert(unhurried(held[start : start + TAKEN_ROWS]))
@@ -190,7 +191,7 @@ class Indexing:
 
     def _sync(self, space: Space, index: VectorTier, keys: Sequence[str]) -> None:
         """Bring the rows of `keys` up to date. The caller holds the space's index lock."""
-        width = space.dimension * 4
+        width = index.dimension * 4
         if space.replay is not None:
             space.replay.update(keys)
         try:
@@ -242,14 +243,16 @@ class Indexing:
 
         for name in names:
             space = store.space(name)
-            if not describe(store, space):
+            known = describe(store, space)
+            if known is None:
                 # Nothing is stored there to compare with, but a malformed query is an error all the same.
                 as_vector(query, store.config.vector.metric)
                 continue
-            metrics[space.metric] = name
-            array = as_vector(query, space.metric)
-            if array.size != space.dimension:
-                raise DimensionMismatch(f"{name!r} has dimension {space.dimension}, the query {array.size}")
+            dimension, metric = known
+            metrics[metric] = name
+            array = as_vector(query, metric)
+            if array.size != dimension:
+                raise DimensionMismatch(f"{name!r} has dimension {dimension}, the query {array.size}")
             results.extend((name, found) for found in self._undamaged(space, partial(ask, array)))
         if len(metrics) > 1:
             raise InvalidArgument(f"scores of different metrics cannot be merged: {sorted(metrics)}")

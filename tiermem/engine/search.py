@@ -48,17 +48,23 @@ def as_vector(vector: Any, metric: str) -> NDArray[np.float32]:
     return array
 
 
-def describe(store: Store, space: Space) -> bool:
-    """Make sure `space` knows its dimension; False if the namespace holds no vectors yet."""
-    while not space.dimension:
+def describe(store: Store, space: Space) -> tuple[int, str] | None:
+    """The dimension and metric of a namespace, which `space` knows from then on; None if it holds no vectors yet.
+
+    It may forget them at any moment: what another process has dropped, or done far ahead, is looked at anew.
+    """
+    while True:
+        # Without the lock, which a verb inside a signal handler could not wait for: half of what is known is nothing.
+        dimension, metric = space.dimension, space.metric
+        if dimension and metric:
+            return dimension, metric
         with store.cold.read() as snapshot:
             info = snapshot.info(space.name)
             if info is None or info.dropped or not info.dimension:
-                return False
+                return None
         with store.lock:
             # A dimension never changes while its namespace lives, whatever was committed meanwhile.
             space.dimension, space.metric, space.model = info.dimension, info.metric, info.model
-    return True
 
 
 def prepare(store: Store, space: Space, vector: Any, model: str = "") -> bytes:
@@ -67,12 +73,12 @@ def prepare(store: Store, space: Space, vector: Any, model: str = "") -> bytes:
     Raises:
         InvalidVector, DimensionMismatch, EmbedderMismatch.
     """
-    known = describe(store, space)
+    dimension, metric = describe(store, space) or (0, store.config.vector.metric)
     if model and space.model and space.model != model:
         raise EmbedderMismatch(f"{space.name!r} was filled by model {space.model!r}, not {model!r}")
-    array = as_vector(vector, space.metric if known else store.config.vector.metric)
-    if known and array.size != space.dimension:
-        raise DimensionMismatch(f"{space.name!r} has dimension {space.dimension}, the vector {array.size}")
+    array = as_vector(vector, metric)
+    if dimension and array.size != dimension:
+        raise DimensionMismatch(f"{space.name!r} has dimension {dimension}, the vector {array.size}")
     return array.astype("<f4", copy=False).tobytes()
 
 
@@ -88,15 +94,14 @@ def matrix_bytes(store: Store, space: Space, vectors: Any) -> list[bytes]:
         raise InvalidVector(f"vectors is no matrix of numbers: {exc}") from exc
     if matrix.ndim != 2 or not matrix.shape[1]:
         raise InvalidVector(f"vectors is 2-D, a row each; got shape {matrix.shape}")
-    known = describe(store, space)
-    metric = space.metric if known else store.config.vector.metric
+    dimension, metric = describe(store, space) or (0, store.config.vector.metric)
     with np.errstate(all="ignore"):
         squares = np.vecdot(matrix, matrix)
     for row in np.flatnonzero(~((squares > 0.0) & (squares < math.inf))).tolist():
         # Whatever has a norm is finite and not zero; the others are looked at one by one.
         as_vector(matrix[row], metric)
-    if known and matrix.shape[1] != space.dimension:
-        raise DimensionMismatch(f"{space.name!r} has dimension {space.dimension}, the vectors {matrix.shape[1]}")
+    if dimension and matrix.shape[1] != dimension:
+        raise DimensionMismatch(f"{space.name!r} has dimension {dimension}, the vectors {matrix.shape[1]}")
     return [row.tobytes() for row in matrix.astype("<f4", copy=False)]
 
 
