@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import signal
@@ -17,11 +18,12 @@ import tiermem
 from tests.workers import DEADLINE, Peer, config, eventually, in_child, join
 from tiermem import DimensionMismatch, Guard, GuardFailed, Memory, RecordNotFound, VersionConflict
 from tiermem.codec.operation import PUT, Operation
+from tiermem.codec.serialize import encode
 from tiermem.engine import assistant, handover
 from tiermem.engine.handover import Request, pack_request, unpack_request
 from tiermem.engine.proposals import Proposal
 from tiermem.testing.contention import contest
-from tiermem.tiers.cold.layout import answer_key
+from tiermem.tiers.cold.layout import CLOCK_SHIFT, answer_key
 from tiermem.tiers.filelock import holder
 
 HELPED = config(committer="helper", sync_interval=0.01)
@@ -344,8 +346,8 @@ def test_an_answer_that_is_damaged_is_told_once(desk: Desk) -> None:
     assert (mem.get("n", "k"), desk.times("k")) == (2, 1)
 
 
-class Interrupted(Exception):
-    """What the handler raises."""
+class Interrupted(TimeoutError):
+    """What the handler raises: an OSError, and none that a file has met."""
 
 
 def test_an_interrupt_withdraws_what_was_asked(desk: Desk) -> None:
@@ -404,6 +406,117 @@ def test_a_request_is_whole_or_none(proposal: Proposal | None) -> None:
     assert unpack_request(data) == Request(7, proposal)
     assert all(unpack_request(data[:size]) is None for size in range(len(data)))
     assert all(unpack_request(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]) is None for at in range(len(data)))
+
+
+def test_the_answer_to_an_earlier_client_in_the_slot_is_nobody_elses(desk: Desk, root: Path) -> None:
+    """Where the clock was set back, versions are counted up, by every client from where the store stands."""
+    mem, slot = desk.mem, desk.mem._store.slot
+    ahead = mem._store.next_version() + (10**12 << CLOCK_SHIFT)
+    mem._store.observe(ahead)
+    mem.put("n", "first", 0)
+    mem._store.committer.drain()
+    for key in ("theirs", "ours"):
+        desk.peer.begin("serve", "never")
+        mem._store._last = ahead >> CLOCK_SHIFT
+        mem.put("n", key, 1, if_version=0)
+        desk.peer.end()
+        assert desk.mem._store.slot == slot
+    assert (mem.get("n", "theirs"), mem.get("n", "ours")) == (1, 1)
+
+
+def test_what_a_dead_client_had_asked_is_not_done_later(desk: Desk, root: Path) -> None:
+    """Neither by a helper that comes up long after, nor for whoever takes its slot."""
+    mem = desk.mem
+    other = Peer(root, config=INLINE)
+    slot = other.slot()
+    late = Proposal(1.0, "cosine", [Operation(PUT, 0, "n", "k", 0, 1.0, 1.0, float("inf"), b"", b"", encode("late"))])
+    other.kill()
+    (root / "clients" / f"{slot:03d}.request").write_bytes(pack_request(Request(5, late)))
+    mem._store.control.asking[slot] = 1
+    assert not desk.peer.serve("never", once=True)
+    mem._store.control.asking[slot] = 1
+    with_slot = Peer(root, config=INLINE)
+    try:
+        assert with_slot.slot() == slot
+        mem._store.control.asking[slot] = 1
+        assert not desk.peer.serve("never", once=True)
+        assert mem.get("n", "k") is None
+    finally:
+        with_slot.kill()
+
+
+@pytest.mark.parametrize("version", [2**63, 2**64])
+def test_a_version_that_fits_no_request_is_refused_all_the_same(desk: Desk, version: int) -> None:
+    mem = desk.mem
+    desk.peer.begin("serve", "never")
+    with pytest.raises(VersionConflict) as refused:
+        mem.put("n", "k", 1, if_version=version)
+    assert (refused.value.expected, refused.value.found) == (version, 0)
+    mem.flush()
+    desk.peer.end()
+
+
+@pytest.mark.parametrize("what", ["open", "mkfifo"])
+def test_a_client_that_can_open_no_more_files_commits_itself(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    mem = desk.mem
+    real = getattr(os, what)
+
+    def full(path: Any, *args: Any, **named: Any) -> int:
+        if str(path).endswith((".request", ".answer", ".bell")):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return real(path, *args, **named)
+
+    monkeypatch.setattr(os, what, full)
+    mem.put("n", "k", 1, if_version=0)
+    with pytest.raises(VersionConflict):
+        mem.put("n", "k", 2, if_version=0)
+    mem.flush()
+    assert desk.peer.get("n", "k") == 1
+    assert desk.request == b""
+
+
+def test_what_a_helper_cannot_read_or_say_does_not_end_it(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of another user's, or a disk that is full."""
+    mem, desk_of_helper = desk.mem, desk.mem._store.handover
+    slot = mem._store.slot
+    request = Request(5, Proposal(1.0, "cosine", [Operation(PUT, 0, "n", "k", 0, 1, 1, 9e9, b"", b"", encode(1))]))
+    desk_of_helper._requests.write(slot, pack_request(request))
+    real = os.open
+
+    def other_users(path: Any, flags: int, *args: Any, **named: Any) -> int:
+        if str(path).endswith((".request", ".answer")) and flags & os.O_RDWR:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return real(path, flags, *args, **named)
+
+    desk_of_helper.close()
+    monkeypatch.setattr(os, "open", other_users)
+    mem._store.control.asking[slot] = 1
+    assert desk_of_helper.serve()
+    assert desk.times("k") == 1
+    monkeypatch.setattr(os, "open", real)
+    mem._store.control.asking[slot] = 1
+    assert desk_of_helper.serve(), "it was not said yet"
+    assert desk.times("k") == 1
+    desk_of_helper.withdraw()
+
+
+def test_what_was_made_while_the_store_is_closed_was_made(root: Path, desk: Desk) -> None:
+    """Closing waits for it; it is not told that the store was closed as if nothing had happened."""
+    mem, store = desk.mem, desk.mem._store
+    versions: list[int] = []
+    thread = threading.Thread(target=lambda: versions.append(mem.put("n", "k", 1, if_version=0)))
+    thread.start()
+    assert eventually(lambda: desk.request)
+    closing = threading.Thread(target=mem.close)
+    closing.start()
+    assert eventually(lambda: store.closed)
+    desk.peer.serve("never")
+    thread.join()
+    closing.join()
+    assert versions
+    assert desk.peer.get("n", "k") == 1
 
 
 def test_it_leaves_nothing_open(root: Path) -> None:

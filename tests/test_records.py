@@ -1792,3 +1792,23 @@ def test_a_write_that_is_interrupted_behind_its_journal_frame_stands_whole(
         assert mem.count("n") == count
     with tiermem.open(tmp_path / "s") as mem:
         assert mem.count("n") == count
+
+
+def test_names_of_a_class_of_their_own_are_strings(mem: Memory) -> None:
+    """As numpy's are: what is written is encoded long after the call that was given them."""
+    key, name = np.str_("k"), np.str_("numpy/names")
+    first = mem.put(name, key, 1)
+    mem.put(NS, "plain", 1, guard=Guard(name, key, first))
+    with mem.batch() as batch:
+        batch.put(name, key, 2, if_version=first)
+    mem.update(name, key, metadata={"n": 1})
+    mem.put_many(name, [(np.str_("m"), 3)])
+    mem.flush()
+    assert mem.get("numpy/names", "k") == mem.get(name, key) == 2
+    assert mem.delete(name, np.str_("m"))
+    mem.flush()
+    assert {(change.namespace, change.key) for change in mem.changes(after=0)} == {
+        ("numpy/names", "k"),
+        ("numpy/names", "m"),
+        (NS, "plain"),
+    }

@@ -60,7 +60,7 @@ def check_namespace(name: object) -> str:
         raise InvalidNamespace(f"namespace {name[:80]!r} is not valid Unicode") from exc
     if size > MAX_NAMESPACE_BYTES:
         raise InvalidNamespace(f"namespace of {size} bytes; at most {MAX_NAMESPACE_BYTES}")
-    return name
+    return str.__str__(name)
 
 
 def encode_key(key: object) -> bytes:
@@ -93,6 +93,15 @@ def encode_keys(keys: Sequence[Any]) -> list[bytes]:
     except (TypeError, UnicodeEncodeError):
         pass
     return [encode_key(key) for key in keys]
+
+
+def check_key(key: object) -> str:
+    """`key` as a str and nothing more, if it is a record key; raises as `encode_key`.
+
+    What is written must not be of a class of its own, as numpy's strings are: it is encoded long after the call.
+    """
+    encode_key(key)
+    return str.__str__(key)
 
 
 def check_prefix(prefix: object) -> str:

@@ -15,7 +15,7 @@ from tiermem.engine.proposals import PARTS, Condition, Proposal
 from tiermem.engine.space import Space
 from tiermem.errors import DimensionMismatch, InvalidArgument
 from tiermem.tiers.cold.layout import stream_key
-from tiermem.types import UNSET, Duration, Guard, Item, Metadata, Moment, check_namespace, encode_key
+from tiermem.types import UNSET, Duration, Guard, Item, Metadata, Moment, check_key, check_namespace
 
 if TYPE_CHECKING:
     from tiermem.engine.store import Draft, Store
@@ -90,7 +90,7 @@ def put(
 ) -> Operation:
     """A put of `value`, checked whole."""
     now = store.clock.now()
-    encode_key(key)
+    key = check_key(key)
     body = encode(value)
     fields = b"" if metadata is None else encode_metadata(metadata)
     expires = NEVER if ttl is None else expiry(ttl, now)
@@ -123,14 +123,14 @@ def append(
 
 def delete(store: Store, space: Space, key: str) -> Operation:
     """A delete."""
-    encode_key(key)
+    key = check_key(key)
     now = store.clock.now()
     return Operation(DELETE, 0, space.name, key, 0, now, now, NEVER, b"", b"", b"")
 
 
 def update(store: Store, space: Space, key: str, value: Any, metadata: Any, vector: Any, ttl: Any) -> Proposal:
     """A proposal that replaces the given parts of a record and keeps the others; None removes a part."""
-    encode_key(key)
+    key = check_key(key)
     now = store.clock.now()
     body = b"" if value is UNSET else encode(value)
     fields = b"" if metadata is UNSET else encode_metadata(metadata)
@@ -167,12 +167,11 @@ def conditions(space: Space, key: str, if_version: int | None, guard: Guard | No
     """What a write with these arguments depends on, checked."""
     found: list[Condition] = []
     if if_version is not None:
-        found.append((space.name, key, _version(if_version), False))
+        found.append((space.name, check_key(key), _version(if_version), False))
     if guard is not None:
         if not isinstance(guard, Guard):
             raise InvalidArgument(f"a guard is a tiermem.Guard, not {type(guard).__name__}")
-        encode_key(guard.key)
-        found.append((check_namespace(guard.namespace), guard.key, _version(guard.version), True))
+        found.append((check_namespace(guard.namespace), check_key(guard.key), _version(guard.version), True))
     return found
 
 
@@ -222,9 +221,9 @@ def of_columns(
     ops: list[Operation] = []
     for key, value, metadata, raw in zip(names, bodies, fields, rows, strict=True):
         now = store.clock.now()
-        encode_key(key)
+        label = check_key(key)
         body = encode(value)
-        ops.append(Operation(PUT, flags, space.name, key, 0, now, now, NEVER, encode_metadata(metadata), raw, body))
+        ops.append(Operation(PUT, flags, space.name, label, 0, now, now, NEVER, encode_metadata(metadata), raw, body))
     return ops
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -18,7 +19,15 @@ from tiermem.codec.frame import seal, unseal
 from tiermem.engine import proposals
 from tiermem.engine.assistant import LOOK
 from tiermem.engine.proposals import Proposal
-from tiermem.errors import CorruptionError, GuardFailed, RecordNotFound, TiermemError, VersionConflict
+from tiermem.errors import (
+    ClosedError,
+    CorruptionError,
+    GuardFailed,
+    RecordNotFound,
+    TiermemError,
+    VersionConflict,
+    file_error,
+)
 from tiermem.tiers.bells import ASLEEP, LISTENING
 from tiermem.tiers.cold import answers
 from tiermem.tiers.cold.layout import Answer, pack_row, unpack_answer
@@ -41,7 +50,11 @@ _REFUSALS: Final[dict[str, type[TiermemError]]] = {
 
 
 class Request(msgspec.Struct):
-    """What a client asks of the helper: a proposal, or None for a commit of everything. `number` is given once."""
+    """What a client asks of the helper: a proposal, or None for a commit of everything.
+
+    `number` is drawn at random: counted up, it might be one that an earlier client in this slot has given, where the
+    clock was set back since, and its answer be taken for this one's.
+    """
 
     number: int
     proposal: Proposal | None
@@ -73,31 +86,53 @@ class _Notes:
     def __init__(self, folder: Path, what: str) -> None:
         self._folder = folder
         self._what = what
-        self._open: dict[int, int] = {}
+        self._open: dict[int, tuple[int, bool]] = {}
 
-    def _file(self, slot: int) -> int:
-        fd = self._open.get(slot, -1)
-        if fd < 0:
-            path = self._folder / f"{slot:03d}.{self._what}"
-            fd = self._open[slot] = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    def _path(self, slot: int) -> Path:
+        return self._folder / f"{slot:03d}.{self._what}"
+
+    def _file(self, slot: int, *, writing: bool) -> int:
+        fd, writable = self._open.get(slot, (-1, False))
+        if fd < 0 or (writing and not writable):
+            # Whoever only reads may have no right to write: the file may be another user's.
+            flags = os.O_RDWR | os.O_CREAT if writing else os.O_RDONLY
+            fresh = os.open(self._path(slot), flags | os.O_CLOEXEC, 0o644)
+            self._open[slot] = fresh, writing
+            if fd >= 0:
+                os.close(fd)
+            fd = fresh
         return fd
 
     def write(self, slot: int, data: bytes) -> None:
         """Put `data` in the place of what is there. Whoever reads meanwhile reads some of it."""
-        fd = self._file(slot)
+        fd = self._file(slot, writing=True)
         os.ftruncate(fd, 0)
         if os.pwrite(fd, data, 0) < len(data):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
+    def empty(self, slot: int) -> None:
+        """Leave nothing there; nothing is done, nor made, where there is no file."""
+        if slot in self._open:
+            os.ftruncate(self._file(slot, writing=True), 0)
+            return
+        with suppress(FileNotFoundError):
+            os.truncate(self._path(slot), 0)
+
     def read(self, slot: int) -> bytes:
-        """What is there."""
-        fd = self._file(slot)
-        return os.pread(fd, os.fstat(fd).st_size, 0)
+        """What is there; nothing where it cannot be read."""
+        try:
+            fd = self._file(slot, writing=False)
+            return os.pread(fd, os.fstat(fd).st_size, 0)
+        except OSError as exc:
+            if exc.errno is None:
+                # No file's: a signal handler's.
+                raise
+            return b""
 
     def close(self) -> None:
         """Close them all."""
         while self._open:
-            os.close(self._open.popitem()[1])
+            os.close(self._open.popitem()[1][0])
 
 
 class Handover:
@@ -127,12 +162,11 @@ class Handover:
             return self._commit(proposal)
         with store.committer.turn():
             store.check_writable()
-            with store.lock:
-                number = store.next_version()
+            number = int.from_bytes(os.urandom(8)) | 1
             try:
                 answer = self._asked(Request(number, proposal))
             finally:
-                self._requests.write(store.slot, b"")
+                self.withdraw()
             if answer is None:
                 return self._commit(proposal, number)
         if answer.refused == VersionConflict.__name__:
@@ -141,32 +175,61 @@ class Handover:
             raise _REFUSALS[answer.refused](answer.said)
         return answer.versions
 
+    def withdraw(self) -> None:
+        """Ask nothing any more, nor let what an earlier client in this slot has asked be done.
+
+        Raises:
+            StorageError: what was asked may still be done.
+        """
+        try:
+            self._requests.empty(self._store.slot)
+        except OSError as exc:
+            raise file_error(exc)(f"a request to the helper cannot be withdrawn: {exc}") from exc
+
     def _asked(self, request: Request) -> Answer | None:
         """The helper's answer; None if it gave none, or left the matter to the client."""
         store = self._store
-        control, assistant = store.control, store.committer.assistant
         try:
+            store.control.bells.hang()
             self._requests.write(store.slot, pack_request(request))
-        except OSError:
-            # A commit says what is wrong, or does without the file.
+        except (OSError, OverflowError, TypeError):
+            # No file or FIFO can be made, or this fits into no request: a commit needs none, and says what is wrong.
             return None
+        answer = self._awaited(request.number)
+        if answer is None or answer.refused == _DECLINED:
+            return None
+        # Now as after any commit of another's. Where the store is being closed, what was made is made all the same.
+        with suppress(ClosedError):
+            store.follower.catch_up()
+        return answer
+
+    def _awaited(self, number: int) -> Answer | None:
+        store = self._store
+        control = store.control
         answer: Answer | None = None
 
         def answered() -> bool:
             nonlocal answer
-            answer = self._answer(store.slot, request.number)
+            answer = self._answer(store.slot, number)
             return answer is not None
 
         for _ in range(LOOKS):
             control.asking[store.slot] = 1
             control.call_helper(haste=True)
-            if control.bells.listen(answered, LOOK, LISTENING) or not (assistant.look() and assistant.ready):
+            if control.bells.listen(answered, LOOK, LISTENING) or not self._attended():
                 break
-        if answer is None or answer.refused == _DECLINED:
-            return None
-        # Now as after any commit of another's.
-        store.follower.catch_up()
         return answer
+
+    def _attended(self) -> bool:
+        """True if a helper is there that may still answer."""
+        assistant = self._store.committer.assistant
+        try:
+            return assistant.look() and assistant.ready
+        except OSError as exc:
+            if exc.errno is None:
+                # No file's: a signal handler's.
+                raise
+            return False
 
     def _commit(self, proposal: Proposal | None, number: int = 0) -> list[int]:
         """The same here, unless the request of that number has been applied; with a number this thread has the turn."""
@@ -226,6 +289,9 @@ class Handover:
             # An answer that was given is not given again: what it says may not hold any more.
             if request is not None and self._answer(slot, request.number) is None:
                 wanted[slot] = request.number
+        living = store.control.live() if wanted else []
+        # Nobody waits for what a client that has died had asked, and nobody would expect it to be done this late.
+        wanted = {slot: number for slot, number in wanted.items() if slot in living}
         if not wanted:
             return False
         found: dict[int, Answer] = {}
@@ -239,7 +305,9 @@ class Handover:
 
         store.committer.commit(everything=True, work=work)
         for slot, answer in found.items():
-            self._answers.write(slot, pack_row(b"answer", answer))
+            # Who gets none looks for it in L3.
+            with suppress(OSError):
+                self._answers.write(slot, pack_row(b"answer", answer))
             store.control.bells.ring(slot, (ASLEEP, LISTENING))
         return True
 

@@ -184,6 +184,7 @@ def _open(store: Store, *, verify: bool = False, repair: bool = False, forked: b
             _check_time(store, identity)
             if not store.read_only:
                 store.slot = store.control.claim()
+                store.handover.withdraw()
                 if store.control.generation < generation:
                     store.control.publish(0, generation)
                 generations.remove_old(root, generation)

@@ -83,7 +83,7 @@ class Spaces(dict[str, Space]):
         self._store = store
 
     def __missing__(self, name: str) -> Space:
-        check_namespace(name)
+        name = check_namespace(name)
         if self._store.lock.locked():
             refuse_reentry(self._store.lock)
         with self._store.lock:

@@ -64,17 +64,26 @@ class Bells:
         with self._within_hearing(how):
             self._ear.nap(self._bell, awake, timeout)
 
+    def hang(self) -> None:
+        """Make the FIFO of this client, unless that was done.
+
+        Raises:
+            OSError: it cannot be made here, or no more files can be opened.
+        """
+        with self._sleepers_lock:
+            if self._bell < 0:
+                path = self._path(self._slot)
+                if not path.exists():
+                    os.mkfifo(path)
+                # Read and write: with a writer of its own a FIFO never reports end of file.
+                self._bell = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+
     @contextlib.contextmanager
     def _within_hearing(self, how: int) -> Iterator[None]:
         sleeper = object()
         try:
+            self.hang()
             with self._sleepers_lock:
-                if self._bell < 0:
-                    path = self._path(self._slot)
-                    if not path.exists():
-                        os.mkfifo(path)
-                    # Read and write: with a writer of its own a FIFO never reports end of file.
-                    self._bell = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
                 self._sleepers[sleeper] = how
                 self._say()
             yield
