@@ -24,6 +24,7 @@ import tiermem
 from tests.workers import NO_BELLS, QUIET, Peer, config, eventually, in_child, join
 from tiermem import Record, SimulatedClock, VersionConflict
 from tiermem.cli import main
+from tiermem.tiers.cold import ColdEnv
 
 BRISK = config(sync_interval=0.005)
 V = [1.0, 0.0, 0.0]
@@ -1299,3 +1300,32 @@ def test_those_who_wait_for_the_write_lock_are_committed_together(root: Path) ->
         # Whoever waits long has all the more to commit: not one put after the other.
         assert mem.stats().writes.commits - before < 100
         assert mem.count("n") == 161
+
+
+def test_a_fork_while_another_process_compacts(root: Path, peer: MakePeer, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = peer(root, config=QUIET)
+    other.put("n", "k", 1)
+    other.flush()
+    resumed = ColdEnv.resume
+    with tiermem.open(root, config=QUIET) as mem:
+        env = mem._store.cold
+
+        def resume(self: ColdEnv) -> None:
+            # Nobody here has the environment open now: what is left is removed.
+            other.compact()
+            assert not self.path.exists()
+            resumed(self)
+
+        monkeypatch.setattr(ColdEnv, "resume", resume)
+        reading = threading.Thread(target=lambda: [mem.get_record("n", "k") for _ in range(2_000)])
+        reading.start()
+        join(in_child(lambda: None))
+        reading.join()
+        assert mem.get("n", "k") == 1
+        mem.put("n", "l", 2, durable=True)
+        with env.read() as snapshot:
+            assert snapshot.env is mem._store.cold, "who had hold of the old one reads in the new one"
+        assert other.get("n", "l") == 2
+        # The next fork finds nothing in its way.
+        monkeypatch.undo()
+        join(in_child(lambda: mem.get("n", "k")))

@@ -363,13 +363,23 @@ def _before_fork() -> None:
 
 
 def _after_fork_in_parent() -> None:
+    left = []
     for store in _registry.values():
         try:
             store.cold.resume()
+        except (TiermemError, OSError):
+            left.append(store)
         finally:
             store.lock.release()
             store.commit_lock.release()
     _registry_lock.release()
+    for store in left:
+        try:
+            # Another process has compacted meanwhile, and removed what it found nobody in.
+            store.move_to(generations.current(store.root))
+        except (TiermemError, OSError) as exc:
+            store.degraded["fork"] = f"L3 could not be opened again after a fork: {exc}"
+            store.cold.close()
 
 
 def _after_fork_in_child() -> None:

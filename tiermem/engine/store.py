@@ -321,4 +321,6 @@ class Store:
                     generation = newest
             self.generation = generation
         self.committer.upkeep.forget_samples()
+        # Whoever has taken hold of the old one, and not begun to read, goes on in the new one.
+        old.successor = self.cold
         old.close()

@@ -101,8 +101,7 @@ def check_file(path: Path) -> str:
             with PageFile(path) as file:
                 if file.size < META_BYTES:
                     return f"is {file.size} bytes long, too short for a meta page"
-                metas = file.metas
-                if metas:
+                if metas := file.metas:
                     # Asked last: a writer that commits meanwhile makes the file longer first, its meta page then.
                     size, pages = file.measure(), metas[-1].last_page + 1
                     if len(metas) == 2 and size < (counted := pages * file.page_bytes):
@@ -161,6 +160,9 @@ class _Reading(Snapshot):
         env.readers.add(self._mark)
         while env.closing:
             env.readers.discard(self._mark)
+            if env.successor is not None:
+                self.env = env.successor
+                return self.__enter__()
             if not env.paused:
                 raise ClosedError("the store was closed")
             time.sleep(_PAUSE)
@@ -200,17 +202,17 @@ class ColdEnv:
         self.first_stamp = generation << 48
         self.read_only = read_only
         self.closing = False
+        self.successor: ColdEnv | None = None
         self.readers: set[object] = set()
         # Held by a write transaction, and while the environment is closed and opened again.
         self._exclusive = threading.RLock()
-        self._lost = False
+        self._lost = self.paused = False
         self.rows_read = 0
         if not create:
             problem = check_file(path / "data.mdb")
             # A commit may leave freed pages at the end unwritten: only a walk can tell that from a cut.
             if problem and ("truncated" not in problem or walk(path)):
                 raise CorruptionError(f"{path / 'data.mdb'} {problem}")
-        self.paused = False
         self._config = config
         self._connect(create=create)
 
@@ -373,7 +375,7 @@ class ColdEnv:
     def close(self) -> None:
         """Close once every reader has left; idempotent."""
         with self._exclusive:
-            self.closing = True
+            self.closing, self.paused = True, False
         while self.readers:
             time.sleep(_PAUSE)
         self._env.close()
@@ -390,10 +392,9 @@ class ColdEnv:
         self._env.close()
 
     def resume(self) -> None:
-        """After a fork, in the parent: open again and let readers in."""
+        """After a fork, in the parent: open again and let readers in; if that fails, they wait until this is closed."""
         try:
             self._connect(create=False)
-            self.closing = False
+            self.closing = self.paused = False
         finally:
-            self.paused = False
             self._exclusive.release()
