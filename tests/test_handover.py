@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 import tiermem
-from tests.workers import DEADLINE, Peer, config, eventually, in_child, join
-from tiermem import DimensionMismatch, Guard, GuardFailed, Memory, RecordNotFound, VersionConflict
+from tests.workers import DEADLINE, Peer, config, eventually, hands_over, in_child, join
+from tiermem import DimensionMismatch, Guard, GuardFailed, RecordNotFound, VersionConflict
 from tiermem.codec.operation import PUT, Operation
 from tiermem.codec.serialize import encode
 from tiermem.engine import assistant, handover
@@ -34,11 +34,6 @@ INLINE = config(committer="inline", sync_interval=60.0)
 def root(tmp_path: Path) -> Path:
     """Where the store lies."""
     return tmp_path / "store"
-
-
-def helped(mem: Memory) -> bool:
-    """True once a helper commits for this client, and it knows of the other one."""
-    return mem._store.committer.assistant.ready and mem._store.control.shared
 
 
 def while_stopped(pid: int, action: Callable[[], object]) -> None:
@@ -67,7 +62,8 @@ def test_a_stopped_client_holds_nobody_up(root: Path) -> None:
     busy = Peer(root, config=HELPED)
     try:
         with tiermem.open(root, config=HELPED) as mem:
-            assert eventually(lambda: helped(mem) and busy.home() == "helper")
+            # Before it knows of a helper that is ready it commits itself.
+            assert eventually(lambda: hands_over(mem) and busy.handing_over())
             mem.put("n", "theirs", 0, if_version=0)
             mem.put("n", "ours", 0, if_version=0)
             committed = mem.stats().writes.committed
@@ -93,8 +89,11 @@ def test_a_stopped_client_holds_nobody_up(root: Path) -> None:
             for _ in range(25):
                 time.sleep(0.02 * rng.random())
                 busy.signal(signal.SIGSTOP)
-                while_stopped(busy.pid, work)
-                busy.signal(signal.SIGCONT)
+                try:
+                    while_stopped(busy.pid, work)
+                finally:
+                    # What is held up could not be closed.
+                    busy.signal(signal.SIGCONT)
             busy.kill()
             assert mem.get("n", "ours") == count == 75
             assert mem.stats().writes.committed == committed, "this process has committed nothing itself"
@@ -122,7 +121,7 @@ def test_one_client_beside_a_dict(root: Path) -> None:
     try:
         with tiermem.open(root, config=HELPED) as mem:
             mem.put("v", "k", 1, vector=[1.0, 2.0])
-            assert eventually(lambda: helped(mem))
+            assert eventually(lambda: hands_over(mem))
             last = 0
             for number in range(600):
                 key = f"k{rng.randrange(12):02d}"
@@ -180,7 +179,7 @@ def test_a_store_that_is_compacted_meanwhile(root: Path) -> None:
     try:
         with tiermem.open(root, config=HELPED) as mem:
             mem.put("n", "k", 0)
-            assert eventually(lambda: helped(mem) and all(peer.home() == "helper" for peer in peers))
+            assert eventually(lambda: hands_over(mem) and all(peer.home() == "helper" for peer in peers))
             mem.flush()
             for peer in peers:
                 peer.begin("increment", "n", "k", 150)
@@ -202,7 +201,7 @@ def test_forks_and_threads_that_ask(root: Path) -> None:
         with tiermem.open(root, config=HELPED) as mem:
             mem.put("n", "k", 0)
             mem.flush()
-            assert eventually(lambda: helped(mem))
+            assert eventually(lambda: hands_over(mem))
 
             def count(times: int) -> None:
                 done = 0
@@ -529,7 +528,7 @@ def test_it_leaves_nothing_open(root: Path) -> None:
     try:
         for _ in range(2):
             with tiermem.open(root, config=HELPED) as mem:
-                assert eventually(lambda mem=mem: helped(mem))
+                assert eventually(lambda mem=mem: hands_over(mem))
                 mem.flush()
                 assert {".answer", ".request"} < {*files()}
             assert files() == []

@@ -23,7 +23,7 @@ from tiermem.engine import assistant, processes, scheduling
 from tiermem.tiers.filelock import holder
 
 HELPED = config(committer="helper", sync_interval=0.01)
-AUTO = config(sync_interval=0.01)
+AUTO = config(committer="auto", sync_interval=0.01)
 
 
 @pytest.fixture

@@ -155,7 +155,9 @@ def test_what_is_written_before_keys_are_settled_stays_unsealed(
         return write_rows(*arguments)
 
     def committing(committer: Committer, **named: Any) -> Any:
-        beside(getattr(named.get("work"), "__name__", ""))
+        work = named.get("work")
+        if getattr(work, "__module__", "") == publishing.__name__:
+            beside(work.__name__)
         return commit(committer, **named)
 
     monkeypatch.setattr(builder, "write_rows", writing)

@@ -35,9 +35,12 @@ INLINE = tiermem.ColdConfig(committer="inline", journal_bytes=2**20, sync_interv
 
 
 def config(**cold: Any) -> tiermem.Config:
-    """A configuration with these `ColdConfig` fields; the journal is small, and others wait as long, unless said so."""
+    """A configuration with these `ColdConfig` fields.
+
+    Unless said so the journal is small, others wait as long, and nobody hires a helper.
+    """
     shared = {"share_interval": cold["sync_interval"]} if "sync_interval" in cold else {}
-    return tiermem.Config(cold=tiermem.ColdConfig(**{"journal_bytes": 2**20, **shared, **cold}))
+    return tiermem.Config(cold=tiermem.ColdConfig(**{"journal_bytes": 2**20, "committer": "thread", **shared, **cold}))
 
 
 QUIET = config(sync_interval=60.0)
@@ -310,6 +313,17 @@ def swap_and_flush(served: Served, name: str, key: str) -> None:
     while True:
         increment(served, name, key, 1)
         served.mem.flush()
+
+
+def hands_over(mem: tiermem.Memory) -> bool:
+    """True if a helper would make a conditional write of this client."""
+    return mem._store.committer.assistant.ready and mem._store.control.shared
+
+
+@job
+def handing_over(served: Served) -> bool:
+    """`hands_over`."""
+    return hands_over(served.mem)
 
 
 @job
