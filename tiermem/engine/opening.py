@@ -363,7 +363,7 @@ def _before_fork() -> None:
 
 
 def _after_fork_in_parent() -> None:
-    left = []
+    left = []  # those whose environment another process has compacted, and removed, meanwhile
     for store in _registry.values():
         try:
             store.cold.resume()
@@ -375,7 +375,6 @@ def _after_fork_in_parent() -> None:
     _registry_lock.release()
     for store in left:
         try:
-            # Another process has compacted meanwhile, and removed what it found nobody in.
             store.move_to(generations.current(store.root))
         except (TiermemError, OSError) as exc:
             store.degraded["fork"] = f"L3 could not be opened again after a fork: {exc}"
