@@ -81,21 +81,6 @@ def test_a_terminal_that_interrupts_the_client_does_not_reach_it(root: Path) -> 
         assert os.getsid(helper) == os.getsid(0), "a session of its own would get a share of the cores of its own"
 
 
-def test_a_client_that_writes_beside_others_hires_one(root: Path) -> None:
-    peer = Peer(root, config=AUTO)
-    with tiermem.open(root, config=AUTO) as mem:
-        time.sleep(1.5)
-        assert not pid(root), "nobody writes"
-
-        def written() -> bool:
-            mem.put("n", "k", 1)
-            return helped(mem)
-
-        assert eventually(written), str(mem.stats())
-        assert peer.get("n", "k") == 1
-        assert peer.leave() == 0
-
-
 def test_it_commits_at_real_time_priority_where_it_may(root: Path) -> None:
     with tiermem.open(root, config=config(committer="helper", sync_interval=0.01, realtime=True)) as mem:
         helper = arrived(root, mem)

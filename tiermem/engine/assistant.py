@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import select
 import signal
@@ -36,8 +35,6 @@ _BEHIND: Final = 2.0
 """A thread has fallen behind when a round takes this many times what a write may wait."""
 _SLOW: Final = 3
 """Rounds in a row that took too long for the other clients that wait: one alone may have met a slow disk."""
-_COMPANY: Final = 1.0
-"""Seconds for which a client commits again and again beside others until it hires one."""
 _PATIENCE: Final = 5.0
 """Seconds a helper has to come up."""
 _FIRST_REST: Final = 1.0
@@ -77,8 +74,6 @@ class Assistant:
         self._stood = -1
         self._stuck = 0
         self._slow = 0
-        self._commits = 0
-        self._committed = self._company = -math.inf
         self._rest = _FIRST_REST
         self._hirable = 0.0
 
@@ -180,28 +175,15 @@ class Assistant:
         return False
 
     def hire_if(self, seconds: float) -> None:
-        """Start a helper if one is asked for, or needed: a round of commits took so many seconds, or others are there.
-
-        A client that commits beside others holds them up if it is stopped, and they see late what a busy one writes.
-        """
+        """Start a helper if one is asked for, or a round of commits that took so many seconds shows the need."""
         store = self._store
         cold = store.config.cold
         if not self._welcome or self.present or self._closing or time.monotonic() < self._hirable:
             return
         self._slow = self._slow + 1 if seconds > _BEHIND * store.interval else 0
         behind = seconds > _BEHIND * cold.sync_interval or self._slow >= _SLOW
-        if cold.committer == "helper" or behind or self._in_company():
+        if cold.committer == "helper" or behind:
             self._hire()
-
-    def _in_company(self) -> bool:
-        """True if this client has committed again and again for a while beside others."""
-        store, now = self._store, time.monotonic()
-        if store.committer.commits == self._commits:
-            return False
-        if not store.control.shared or now - self._committed > _COMPANY:
-            self._company = now
-        self._commits, self._committed = store.committer.commits, now
-        return now - self._company >= _COMPANY
 
     def _hire(self) -> None:
         with unforked:
