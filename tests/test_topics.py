@@ -33,6 +33,7 @@ from tiermem import (
     Subscription,
     Topics,
 )
+from tiermem.coordination._feed import PAGE
 from tiermem.engine import upkeep
 
 SHORT_LOG = tiermem.ColdConfig(committer="inline", journal_bytes=2**20, sync_interval=60.0, log_retention=0)
@@ -891,3 +892,18 @@ def _check_order(path: Path) -> None:
             newest[topic] = at
             assert int(number) > numbers.get((topic, publisher), -1), "what one publisher published is in its order"
             numbers[topic, publisher] = int(number)
+
+
+@pytest.mark.parametrize(
+    "kind", [{}, {"consumer": "c"}, {"group": "g", "prefetch": 3}], ids=["plain", "durable", "group"]
+)
+def test_many_that_are_gone_do_not_hide_the_next(mem: Memory, clock: SimulatedClock, kind: dict[str, Any]) -> None:
+    topics = Topics(mem)
+    for number in range(PAGE + 5):
+        topics.publish("a", number, ttl=1.0)
+    topics.publish("a", "last")
+    clock.advance(2.0)
+    with topics.subscribe("a", start="earliest", **kind) as subscription:
+        message = subscription.get(timeout=0)
+        assert message is not None
+        assert message.payload == "last"

@@ -97,7 +97,7 @@ class Member(Subscription):
         super()._check()
         self._beat()
 
-    def _refill(self) -> None:
+    def _refill(self) -> bool:
         if len(self._open) >= self._prefetch:
             raise LagExceeded(f"{len(self._open)} messages were received and not acknowledged: acknowledge some first")
         try:
@@ -113,6 +113,7 @@ class Member(Subscription):
             if ref.id not in stored:
                 # It has expired, or was trimmed: nobody can receive it.
                 self._done(ref.id)
+        return bool(refs)
 
     def _claim(self) -> list[Ref]:
         """Take messages of dead members first, then the next ones."""

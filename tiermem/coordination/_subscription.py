@@ -181,14 +181,16 @@ class Subscription:
     def _fill(self) -> bool:
         """See to it that a message is ready; False if there is none. The caller holds the lock."""
         self._check()
-        if not self._ready:
-            self._refill()
+        while not self._ready and not self._trimmed and self._refill():
+            # All that was found is gone: there may be more behind it.
+            pass
         if self._trimmed:
             trimmed, self._trimmed = self._trimmed, 0
             raise LagExceeded(f"{trimmed} message(s) were trimmed before they could be read")
         return bool(self._ready)
 
-    def _refill(self) -> None:
+    def _refill(self) -> bool:
+        """Look for the next messages; False if there are none, stored or not."""
         before = self._reader.position
         try:
             found = self._reader.read()
@@ -198,6 +200,7 @@ class Subscription:
             self._reader = self._reader.at(before)
             raise
         self._receive(before, found, messages)
+        return bool(found)
 
     def _load(self, refs: Sequence[Ref]) -> list[Message]:
         messages, trimmed = load(self._mem, self._layout, refs, self._marks)
