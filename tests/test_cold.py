@@ -522,6 +522,18 @@ def test_applying_many_equals_applying_each(tmp_path_factory: pytest.TempPathFac
         cold.env.close()
 
 
+def test_applying_many_stops_at_a_deadline_behind_a_whole_frame(tmp_path: Path) -> None:
+    """No frame is torn: of three, the first is applied, whatever the time."""
+    cold = Cold(tmp_path)
+    ops = [put(f"k{number}", number + 1, expires=1e12) for number in range(6)]
+    for op, end in zip(ops, (10, 10, 20, 20, 20, 30), strict=True):
+        op.end = end
+    assert len(cold.do(lambda writer: writer.apply_all(ops, 0.0))) == 2
+    assert len(cold.do(lambda writer: writer.apply_all(ops[2:], 0.0))) == 3
+    assert len(cold.do(lambda writer: writer.apply_all(ops[5:], 0.0))) == 1
+    cold.env.close()
+
+
 def everything(cold: Cold) -> dict[str, list[tuple[bytes, bytes]]]:
     """Every row of every database but the log's, whose commits may be cut differently."""
     with cold.env.read() as snapshot:

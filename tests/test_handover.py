@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,8 @@ def test_a_stopped_client_holds_nobody_up(root: Path) -> None:
             committed = mem.stats().writes.committed
             busy.begin("swap_and_flush", "n", "theirs")
             count = 0
+            cursor = mem.cursor("ours", start=0)
+            committed = mem.stats().writes.committed
 
             def work() -> None:
                 nonlocal count
@@ -85,6 +88,9 @@ def test_a_stopped_client_holds_nobody_up(root: Path) -> None:
                     mem.flush()
                     assert mem.get("n", f"plain-{count}") == count
                     assert len(list(mem.scan("n", prefix="plain"))) == count
+                    mem.put("n", "durable", count, durable=True)
+                    assert mem.stats().writes.pending == 0
+                    cursor.commit(next(iter(cursor)).sequence)
 
             for _ in range(25):
                 time.sleep(0.02 * rng.random())
@@ -306,6 +312,37 @@ def test_a_new_helper_gives_the_answer_of_the_last(desk: Desk, root: Path, monke
         assert desk.times("k") == 1
     finally:
         next_one.kill()
+
+
+def test_where_a_cursor_stands_is_decided_there_too(desk: Desk) -> None:
+    mem = desk.mem
+    for number in range(5):
+        mem.put("n", f"k{number}", number)
+    cursor = mem.cursor("c", start=0)
+    newest = mem._store.control.announced - 1
+
+    def served(place: int | None, error: str = "") -> None:
+        desk.peer.begin("serve", "never")
+        commits = mem.stats().writes.commits
+        with pytest.raises(tiermem.InvalidArgument, match=error) if error else nullcontext():
+            (cursor.delete() if place is None else cursor.commit(place))
+        desk.peer.end()
+        assert mem.stats().writes.commits == commits
+
+    served(3)
+    served(newest + 1, "lies ahead of the log")
+    assert mem.cursor("c").position == 3
+    served(None)
+    assert mem.cursor("c", start=1).position == 1
+
+
+def test_a_durable_put_is_committed_by_the_client_where_nobody_else_does(desk: Desk) -> None:
+    """The helper is there and does not move: after some looks the client does it."""
+    mem = desk.mem
+    mem.put("n", "k", 1, durable=True)
+    mem.put("n", "k", 2, durable=True)
+    assert mem._store.journal is not None
+    assert mem._store.journal.applied == mem._store.journal.head
 
 
 def test_an_answer_that_was_given_is_not_given_again(desk: Desk) -> None:

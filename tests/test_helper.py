@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import shutil
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +22,7 @@ import pytest
 import tiermem
 from tests.workers import Peer, config, eventually, in_child, join
 from tiermem.engine import assistant, processes, scheduling
+from tiermem.engine.helper import HASTE, Helper
 from tiermem.tiers.filelock import holder
 
 HELPED = config(committer="helper", sync_interval=0.01)
@@ -81,6 +84,79 @@ def test_a_terminal_that_interrupts_the_client_does_not_reach_it(root: Path) -> 
         assert os.getsid(helper) == os.getsid(0), "a session of its own would get a share of the cores of its own"
 
 
+def test_a_client_that_writes_beside_others_hires_one(root: Path) -> None:
+    peer = Peer(root, config=AUTO)
+    with tiermem.open(root, config=AUTO) as mem:
+        time.sleep(1.5)
+        assert not pid(root), "nobody writes"
+
+        def written() -> bool:
+            mem.put("n", "k", 1)
+            return helped(mem)
+
+        assert eventually(written), str(mem.stats())
+        assert peer.get("n", "k") == 1
+        assert peer.leave() == 0
+
+
+def test_the_thread_commits_until_it_has_come(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that never says that it is ready."""
+
+    def silent(_: str, orders: bytes, log: int) -> processes.Child:
+        return processes.Child("tests.sleeper", orders, log)
+
+    monkeypatch.setattr(assistant, "Child", silent)
+    with tiermem.open(root, config=HELPED) as mem:
+        coming = mem._store.committer.assistant
+        assert eventually(lambda: coming._coming is not None)
+        child = coming._coming
+        for number in range(20):
+            mem.put("n", "k", number)
+            assert eventually(lambda: applied(mem))
+        assert coming._coming is child
+        assert child is not None
+        assert mem.stats().writes.committer == "thread"
+    assert gone(child.pid), "it is ended with the store"
+
+
+def test_it_keeps_no_file_of_the_client_open(root: Path, tmp_path: Path) -> None:
+    with (tmp_path / "the client's own").open("w") as file:
+        os.set_inheritable(file.fileno(), True)
+        with tiermem.open(root, config=HELPED) as mem:
+            helper = arrived(root, mem)
+            names = [os.readlink(link) for link in Path(f"/proc/{helper}/fd").iterdir()]
+            assert not [name for name in names if "the client's own" in name]
+
+
+def test_a_writer_lets_a_thread_go_on_that_has_been_at_work_for_long(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tiermem.open(root, config=config(committer="thread")) as mem:
+        mem.put("n", "k", 0)
+        rounds = mem._store.rounds
+        entered, leave = threading.Event(), threading.Event()
+        committer = mem._store.committer
+        commit = committer.commit
+
+        def slow(**named: Any) -> None:
+            entered.set()
+            assert leave.wait(60)
+            commit(**named)
+
+        monkeypatch.setattr(committer, "commit", slow)
+        mem.put("n", "k", 1)
+        assert entered.wait(60)
+        before = rounds._overdue
+        mem.put("n", "k", 2)
+        assert rounds._overdue == before, "it has been at work for a moment only"
+        rounds._overdue = 0.0
+        mem.put("n", "k", 3)
+        assert rounds._overdue > before, "it was let go on, and has time again"
+        leave.set()
+        assert eventually(lambda: applied(mem))
+        assert rounds._overdue == math.inf
+
+
 def test_it_commits_at_real_time_priority_where_it_may(root: Path) -> None:
     with tiermem.open(root, config=config(committer="helper", sync_interval=0.01, realtime=True)) as mem:
         helper = arrived(root, mem)
@@ -91,6 +167,30 @@ def test_it_commits_at_real_time_priority_where_it_may(root: Path) -> None:
         assert eventually(lambda: "real-time" in str(mem.stats().degraded)), str(mem.stats())
         mem.put("n", "k", 1)
         assert eventually(lambda: applied(mem))
+
+
+def test_by_default_it_does_so_unless_it_is_far_behind(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with tiermem.open(root, config=HELPED) as mem:
+        process = arrived(root, mem)
+        assert eventually(lambda: scheduling.is_realtime(process) == may_be_realtime())
+        assert mem.stats().degraded == ()
+        ranks: list[str] = []
+        monkeypatch.setattr("tiermem.engine.helper.realtime", lambda: ranks.append("real time"))
+        monkeypatch.setattr("tiermem.engine.helper.ordinary", lambda: ranks.append("ordinary"))
+        monkeypatch.setattr("tiermem.engine.helper.prompt", lambda: ranks.append("prompt"))
+        one = Helper(mem._store, -1)
+        for behind in (0, 10, HASTE, HASTE + 1, HASTE + 2, 0, 1):
+            one._rank(behind)
+        assert ranks == ["real time", "ordinary", "prompt", "real time"]
+
+
+def test_never_where_that_is_not_wanted(root: Path) -> None:
+    with tiermem.open(root, config=config(committer="helper", sync_interval=0.01, realtime=False)) as mem:
+        process = arrived(root, mem)
+        mem.put("n", "k", 1)
+        assert eventually(lambda: applied(mem))
+        assert not scheduling.is_realtime(process)
+        assert mem.stats().degraded == ()
 
 
 def test_only_the_thread_that_commits_runs_in_real_time(root: Path) -> None:
@@ -265,11 +365,10 @@ def test_where_no_process_may_be_started_the_thread_goes_on(root: Path, monkeypa
 
 
 def test_a_helper_that_fails_at_once_says_why(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def elsewhere(module: str, *arguments: str, **named: Any) -> Any:
-        return start("tiermem.no_such_module", **named)
+    def elsewhere(_: str, orders: bytes, log: int) -> processes.Child:
+        return processes.Child("tiermem.no_such_module", orders, log)
 
-    start = processes.start
-    monkeypatch.setattr(processes, "start", elsewhere)
+    monkeypatch.setattr(assistant, "Child", elsewhere)
     with tiermem.open(root, config=HELPED) as mem:
         assert eventually(lambda: mem.stats().degraded)
         assert "no helper process came up: " in mem.stats().degraded[0]
@@ -489,10 +588,10 @@ def test_a_commit_of_two_clients_leaves_neither_unheard(root: Path) -> None:
         try:
             for number in range(40):
                 mem.put("n", "mine", number)
-                assert mem._store.committer.roused
+                assert mem._store.rounds.roused
                 peer.put("n", "theirs", number)
                 peer.flush()
                 assert mem.get("n", "theirs") == number
-                assert not mem._store.committer.roused, "the next put rings"
+                assert not mem._store.rounds.roused, "the next put rings"
         finally:
             peer.leave()

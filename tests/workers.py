@@ -309,10 +309,13 @@ def increment(served: Served, name: str, key: str, times: int) -> int:
 
 @job
 def swap_and_flush(served: Served, name: str, key: str) -> None:
-    """Add 1 to a counter by compare-and-set, and flush, until this process is killed."""
+    """Whatever has to be committed when it returns, until this process is killed."""
+    cursor = served.mem.cursor("busy", start=0)
     while True:
         increment(served, name, key, 1)
         served.mem.flush()
+        served.mem.put(name, f"{key}-durable", 1, durable=True)
+        cursor.commit(next(iter(cursor)).sequence)
 
 
 def hands_over(mem: tiermem.Memory) -> bool:

@@ -91,8 +91,9 @@ class ColdConfig:
     share_interval: the same while other clients have the store open, if it is less: they wait to see it (0.002).
     committer: "inline" commits in the writing thread, "thread" in a background thread, "helper" in a process
         that all clients of the store share; "auto" is a thread until that falls behind, then the helper.
-    realtime: the helper commits at real-time priority (SCHED_FIFO 1), if the user may do that: others see a write
-        within milliseconds although loops spin on every core; it takes all of a core while it is behind (False).
+    realtime: the helper commits at real-time priority (SCHED_FIFO 1): others see a write within milliseconds
+        although loops spin on every core. None: where the user may do that, and while it needs little of a core; True:
+        always, and `stats()` says so where the user may not; False: never (None).
     journal_bytes: size of this process's journal, which bounds what may be pending (16 MiB).
     log_retention: changes kept in the change log behind the newest (250,000).
     max_readers: most simultaneous read transactions over all processes; an opening may raise it (1022).
@@ -102,7 +103,7 @@ class ColdConfig:
     sync_interval: float = 0.05
     share_interval: float = 0.002
     committer: Literal["auto", "inline", "thread", "helper"] = "auto"
-    realtime: bool = False
+    realtime: bool | None = None
     journal_bytes: int = 16 * 2**20
     log_retention: int = 250_000
     max_readers: int = 1022
@@ -114,7 +115,7 @@ class ColdConfig:
             known = isinstance(interval, (int, float)) and not isinstance(interval, bool)
             _require(known and 0 < interval <= 60, f"ColdConfig.{name} must lie in (0, 60] seconds, not {interval!r}")
         _require(self.committer in ("auto", "inline", "thread", "helper"), f"no committer {self.committer!r}")
-        _require(isinstance(self.realtime, bool), f"ColdConfig.realtime is a bool, not {self.realtime!r}")
+        _require(self.realtime in (None, False, True), f"ColdConfig.realtime is a bool or None, not {self.realtime!r}")
         _require(self.journal_bytes % 4096 == 0, "ColdConfig.journal_bytes must be a multiple of 4096")
         _require(self.max_readers <= 100_000, "ColdConfig.max_readers must be at most 100000")
 

@@ -95,11 +95,13 @@ def encode_keys(keys: Sequence[Any]) -> list[bytes]:
     return [encode_key(key) for key in keys]
 
 
-def check_key(key: object) -> str:
+def check_key(key: Any) -> str:
     """`key` as a str and nothing more, if it is a record key; raises as `encode_key`.
 
     What is written must not be of a class of its own, as numpy's strings are: it is encoded long after the call.
     """
+    if key.__class__ is str and key.isascii() and 0 < len(key) <= MAX_KEY_BYTES:
+        return key
     encode_key(key)
     return str.__str__(key)
 

@@ -323,7 +323,8 @@ def stopped(home: str, work: str, turns: int, pause: float) -> dict[str, Any]:
         root = folder / "store"
         opened(root, "inline").close()
         with peers((busy, root, home, work)) as [first], peers((beside, root, home)) as [second]:
-            time.sleep(1.0)
+            # Who goes on writing beside another has hired a helper by then.
+            time.sleep(WARM)
             for _ in range(turns):
                 second.tell("go")
                 time.sleep(0.1 + 0.1 * rng.random())

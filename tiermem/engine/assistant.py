@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import os
-import select
 import signal
 import time
 from collections.abc import Iterator
@@ -14,14 +14,12 @@ from typing import TYPE_CHECKING, Final, Literal
 import msgspec
 
 from tiermem.config import CodecConfig, ColdConfig, IndexType, Metric
-from tiermem.engine.forking import unforked
+from tiermem.engine.processes import Child
 from tiermem.engine.scheduling import is_realtime
 from tiermem.errors import TiermemError
 from tiermem.tiers.filelock import holder
 
 if TYPE_CHECKING:
-    import subprocess
-
     from tiermem.engine.store import Store
 
 LOCK: Final = "helper.lock"
@@ -35,6 +33,8 @@ _BEHIND: Final = 2.0
 """A thread has fallen behind when a round takes this many times what a write may wait."""
 _SLOW: Final = 3
 """Rounds in a row that took too long for the other clients that wait: one alone may have met a slow disk."""
+_COMPANY: Final = 1.0
+"""Seconds for which a client commits again and again beside others until it hires one."""
 _PATIENCE: Final = 5.0
 """Seconds a helper has to come up."""
 _FIRST_REST: Final = 1.0
@@ -74,6 +74,10 @@ class Assistant:
         self._stood = -1
         self._stuck = 0
         self._slow = 0
+        self._commits = 0
+        self._committed = self._company = -math.inf
+        self._coming: Child | None = None
+        self._patience = 0.0
         self._rest = _FIRST_REST
         self._hirable = 0.0
 
@@ -129,6 +133,7 @@ class Assistant:
     def sees_to_it(self) -> bool:
         """True if a helper is there and has applied something at one of the last looks, if there was anything."""
         store = self._store
+        self._meet()
         if not self.look():
             self._stuck = 0
             return False
@@ -175,20 +180,34 @@ class Assistant:
         return False
 
     def hire_if(self, seconds: float) -> None:
-        """Start a helper if one is asked for, or a round of commits that took so many seconds shows the need."""
+        """Start a helper if one is asked for, or needed: a round of commits took so many seconds, or others are there.
+
+        A client that commits beside others holds them up if it is stopped, and they see late what a busy one writes.
+        Until it has the store open, the thread goes on committing.
+        """
         store = self._store
-        cold = store.config.cold
-        if not self._welcome or self.present or self._closing or time.monotonic() < self._hirable:
+        self._meet()
+        if not self._welcome or self.present or self._closing or self._coming or time.monotonic() < self._hirable:
             return
         self._slow = self._slow + 1 if seconds > _BEHIND * store.interval else 0
-        behind = seconds > _BEHIND * cold.sync_interval or self._slow >= _SLOW
-        if cold.committer == "helper" or behind:
+        if store.config.cold.committer == "helper" or self._slow >= _SLOW or self.late(seconds) or self._in_company():
             self._hire()
 
-    def _hire(self) -> None:
-        with unforked:
-            from tiermem.engine.processes import start
+    def _in_company(self) -> bool:
+        """True if this client has committed again and again for a while beside others."""
+        store, now = self._store, time.monotonic()
+        if store.committer.commits == self._commits:
+            return False
+        if not store.control.shared or now - self._committed > _COMPANY:
+            self._company = now
+        self._commits, self._committed = store.committer.commits, now
+        return now - self._company >= _COMPANY
 
+    def late(self, seconds: float) -> bool:
+        """True if a round of so many seconds shows by itself that a thread falls behind."""
+        return seconds > _BEHIND * self._store.config.cold.sync_interval
+
+    def _hire(self) -> None:
         store, config, vector = self._store, self._store.config, self._store.config.vector
         orders = Orders(
             os.fsencode(store.root),
@@ -202,43 +221,37 @@ class Assistant:
             vector.metric,
             vector.seal_rows,
         )
-        with (store.root / LOG).open("wb") as log:
-            child = start("tiermem.engine.helper", errors=log)
-        came = child is not None and self._came_up(child, msgspec.json.encode(orders))
-        self.present = came or holder(self._path) != 0
-        self._hirable = time.monotonic() + self._rest
+        now = time.monotonic()
+        self._hirable = now + self._rest
         self._rest = min(_LONGEST_REST, 2 * self._rest)
-        if self.present:
-            store.degraded.pop("helper", None)
-        elif not self._closing:
-            told = _last_words(store.root / LOG) if child is not None else ": no process may be started here"
-            store.degraded["helper"] = f"no helper process came up{told}"
+        self._patience = now + _PATIENCE
+        with (store.root / LOG).open("wb") as log:
+            try:
+                self._coming = Child("tiermem.engine.helper", msgspec.json.encode(orders) + b"\n", log.fileno())
+            except OSError as exc:
+                store.degraded["helper"] = f"no helper process came up: {exc}"
 
-    def _came_up(self, child: subprocess.Popen[bytes], orders: bytes) -> bool:
-        if child.stdin is None or child.stdout is None:
-            return False
-        said = b""
-        try:
-            with child.stdin as pipe:
-                pipe.write(orders + b"\n")
-        except BrokenPipeError:
-            # It ended before it had read them: what it left behind says why.
-            pass
-        deadline = time.monotonic() + _PATIENCE
-        with child.stdout as pipe:
-            poller = select.poll()
-            poller.register(pipe, select.POLLIN)
-            while not self._closing and said != READY and time.monotonic() < deadline:
-                if poller.poll(LOOK * 1000):
-                    part = os.read(pipe.fileno(), len(READY))
-                    if not part:
-                        break
-                    said += part
-        # The process started here only makes the helper, so that nobody's child it is, and ends.
-        if said != READY:
-            child.kill()
-        child.wait()
-        return said == READY
+    def _meet(self) -> None:
+        """See whether the helper that was hired has come up, or never will."""
+        child = self._coming
+        if child is None:
+            return
+        said = child.heard()
+        if said is None and time.monotonic() < self._patience:
+            return
+        self.dismiss()
+        self.present = said == READY or holder(self._path) != 0
+        if self.present:
+            self._store.degraded.pop("helper", None)
+        else:
+            self._store.degraded["helper"] = f"no helper process came up{_last_words(self._store.root / LOG)}"
+
+    def dismiss(self) -> None:
+        """Wait no more for the one that was hired."""
+        child, self._coming = self._coming, None
+        if child is not None:
+            # It has only made the helper, so that nobody's child it is.
+            child.end()
 
 
 def wishes(root: Path, slot: int) -> Path:

@@ -1,7 +1,8 @@
-"""The committer: drains journals into L3, one transaction a batch; inline, in a thread, or in the helper process."""
+"""The committer: drains journals into L3, one transaction a batch."""
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -12,13 +13,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tiermem.codec.operation import Operation
-from tiermem.engine.assistant import LOOK, Assistant
+from tiermem.engine.assistant import Assistant
 from tiermem.engine.journals import Mark, stretch
-from tiermem.engine.reentry import Flag, owned, refuse_inside
+from tiermem.engine.reentry import owned, refuse_inside
 from tiermem.engine.shared import Shared
 from tiermem.engine.transaction import Transaction
 from tiermem.engine.upkeep import Upkeep
-from tiermem.errors import TiermemError
 from tiermem.tiers.cold import Writer, sealed
 from tiermem.tiers.journal import Journal
 
@@ -32,7 +32,6 @@ ROOM_SLICE: Final = 0.004
 LARGE: Final = 2**18
 LOAD_SLICE: Final = 0.05
 """Where a frame of so many bytes waits for room, a load is under way: an fsync for each would be most of the work."""
-RETRY: Final = 0.5
 
 
 class Drained(NamedTuple):
@@ -48,11 +47,10 @@ NOTHING: Final = Drained(0, 0, [], [])
 
 
 class Committer:
-    """Moves what was journaled into L3. `roused` is False while a writer must call `rouse`."""
+    """Moves what was journaled into L3."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.roused = False
         self.commits = 0
         self.committed = 0
         self.superseded = 0
@@ -61,107 +59,6 @@ class Committer:
         self.assistant = Assistant(store)
         self._shared = Shared()
         self._turnstile = threading.RLock()  # a signal handler may meet it again, while this thread waits in it
-        self._thread: threading.Thread | None = None
-        self._event = Flag()
-        self._hurry = Flag()
-        self._stop = False
-        self._due = 0.0
-
-    @property
-    def home(self) -> str:
-        """Where commits are made: "inline", "thread" or "helper"."""
-        if self.store.config.cold.committer == "inline":
-            return "inline"
-        return "helper" if self.assistant.present else "thread"
-
-    def rouse(self) -> None:
-        """Something was journaled: see to it that it is committed within `sync_interval`."""
-        if self.store.config.cold.committer == "inline":
-            now = time.monotonic()
-            if not self._due:
-                self._due = now + self.store.config.cold.sync_interval
-            elif now >= self._due:
-                self._due = 0.0
-                self._work()
-            return
-        self.roused = True
-        if self.assistant.present:
-            self.store.control.call_helper()
-        else:
-            self._event.set()
-
-    def hasten(self) -> None:
-        """What this process has journaled is to be committed now; only where nobody else does, wait for that."""
-        if self.store.config.cold.committer == "inline":
-            self.drain()
-        elif self.assistant.present:
-            self.store.control.call_helper(haste=True)
-        else:
-            self._hurry.set()
-            self._event.set()
-
-    def gather(self, nap: Callable[[float], bool]) -> None:
-        """Wait while writes gather for a commit, unless `nap`, told to sleep for so many seconds, says to hurry."""
-        began = time.monotonic()
-        # Others that wait to see them may come meanwhile.
-        while (left := began + self.store.interval / 2 - time.monotonic()) > 0 and not nap(min(LOOK, left)):
-            pass
-
-    def start(self) -> None:
-        """Start the background thread, unless commits are made inline.
-
-        It also looks after what others leave behind and what expires, or after the helper that does.
-        """
-        if self.store.config.cold.committer != "inline" and self._thread is None:
-            self.assistant.look()
-            self._thread = threading.Thread(target=self._run, name="tiermem-committer", daemon=True)
-            self._thread.start()
-
-    def _run(self) -> None:
-        store, assistant = self.store, self.assistant
-        self._hire_if(0.0)
-        while not self._stop:
-            if self._event.wait(LOOK):
-                self.gather(self._hurry.wait)
-            if self._stop:
-                return
-            self._event.clear()
-            self._hurry.clear()
-            try:
-                if assistant.sees_to_it():
-                    continue
-            except OSError as exc:
-                store.degraded["helper"] = f"the helper cannot be looked after: {exc}"
-            self.roused = False
-            began = time.monotonic()
-            if not self._work() and not self._stop:
-                self.roused = True
-                self._hurry.wait(RETRY)
-                self._event.set()
-            else:
-                self._hire_if(time.monotonic() - began)
-
-    def _hire_if(self, seconds: float) -> None:
-        try:
-            self.assistant.hire_if(seconds)
-        except OSError as exc:
-            self.store.degraded["helper"] = f"no helper process could be started: {exc}"
-
-    def _work(self) -> bool:
-        """Commit and keep up; False if that failed. The write that caused it was acknowledged before."""
-        store = self.store
-        try:
-            self.drain()
-            if store.control.stale[0]:
-                # Whoever reads by `ns[key]` alone never looks.
-                store.follower.catch_up()
-            self.upkeep.run_if_due()
-        except (TiermemError, OSError) as exc:
-            if not store.closed:
-                # Nothing is lost: it stays journaled, is shown in `stats()`, and is tried again.
-                store.degraded["committer"] = f"the last commit failed: {exc}"
-            return False
-        return True
 
     def drain(self) -> None:
         """Commit, slice by slice, everything this process had journaled when called.
@@ -169,13 +66,19 @@ class Committer:
         One thread commits for all that wait here: what they journal during its fsync is in the next transaction.
         """
         journal = self.store.journal
-        if journal is None:
+        if journal is None or journal.applied >= (head := journal.head):
             return
-        head = journal.head
-        if journal.applied < head:
-            # Whoever commits may need what the interrupted call holds.
-            refuse_inside(self.store.lock, self.store.commit_lock)
-        self._shared.until(lambda: journal.applied >= head, self.commit)
+        # Whoever commits may need what the interrupted call holds.
+        refuse_inside(self.store.lock, self.store.commit_lock)
+        if not self.store.handover.drained(journal, head):
+            self._shared.until(lambda: journal.applied >= head, self.commit)
+
+    def keep_up(self, commit: Callable[[], None], enough: Callable[[], bool]) -> None:
+        """The same by calls of `commit`, until `enough()`."""
+        journal = self.store.journal
+        if journal is not None:
+            head = journal.head
+            self._shared.until(lambda: journal.applied >= head or enough(), commit)
 
     def make_room(self, need: int) -> None:
         """Commit until `need` bytes fit into the journal; the writer that found it full does the work."""
@@ -221,7 +124,7 @@ class Committer:
             store.check_writable()
             with self._transaction() as writer:
                 # From here on: whoever had to wait for the lock has all the more to commit.
-                deadline = None if everything else time.perf_counter() + budget
+                deadline = math.inf if everything else time.perf_counter() + budget
                 own = self._drain_own(writer, deadline)
                 first_other = len(writer.changes)
                 if everything or others:
@@ -250,7 +153,7 @@ class Committer:
     def _transaction(self) -> Transaction:
         return Transaction(self.store, self.upkeep.sampler)
 
-    def _drain_own(self, writer: Writer, deadline: float | None) -> Drained:
+    def _drain_own(self, writer: Writer, deadline: float) -> Drained:
         store, journal = self.store, self.store.journal
         if journal is None:
             return NOTHING
@@ -268,10 +171,12 @@ class Committer:
                 break
             done += len(waiting)
             part = [op for op in waiting if op.end > position]
-            versions.extend(writer.apply_all(part))
-            ops.extend(part)
-            position = max(position, waiting[-1].end)
-            if deadline is not None and time.perf_counter() > deadline:
+            # One record alone may wait for the interpreter a dozen times.
+            made = writer.apply_all(part, deadline)
+            versions.extend(made)
+            ops.extend(part[: len(made)])
+            position = max(position, (part[: len(made)] if len(made) < len(part) else waiting)[-1].end)
+            if time.perf_counter() > deadline:
                 break
         if position != mark:
             writer.set_mark(store.slot, journal.id, position)
@@ -361,13 +266,3 @@ class Committer:
             self.store.check_writable()
             with self._transaction() as writer:
                 move(writer)
-
-    def stop(self) -> None:
-        """End the thread; what is pending stays journaled."""
-        self._stop = True
-        self.assistant.stop()
-        self._event.set()
-        self._hurry.set()
-        thread, self._thread = self._thread, None
-        if thread is not None and thread is not threading.current_thread():
-            thread.join()

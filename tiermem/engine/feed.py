@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
+from tiermem.engine.proposals import Place, Proposal
 from tiermem.errors import CursorExpired, InvalidArgument
 from tiermem.tiers.cold.layout import OPS, CursorInfo
 from tiermem.types import Change, check_namespace
@@ -160,21 +161,15 @@ class Cursor:
             InvalidArgument: `position` lies ahead of the log.
         """
         kept = self._position if position is None else sequence("position", position)
-        info = CursorInfo(kept, self.namespace or "")
-
-        def work(writer: Writer) -> None:
-            first, ahead = writer.counters.first_sequence, writer.counters.next_sequence
-            if info.position >= ahead:
-                raise InvalidArgument(f"position {info.position} lies ahead of the log, which ends at {ahead - 1}")
-            if info.position + 1 < first:
-                raise CursorExpired(f"the log starts at {first}, and cursor {self.name!r} stood at {info.position}")
-            writer.set_cursor(self.name, info)
-
-        self._store.committer.commit(work=work)
+        self._put(kept)
 
     def delete(self) -> None:
         """Forget the name; the log is no longer held for it."""
-        self._store.committer.commit(work=lambda writer: writer.set_cursor(self.name, None))
+        self._put(None)
+
+    def _put(self, position: int | None) -> None:
+        store, place = self._store, Place(self.name, position, self.namespace or "")
+        store.handover.decide(Proposal(store.clock.now(), store.config.vector.metric, [], place=place))
 
 
 def sequence(name: str, value: object) -> int:

@@ -57,7 +57,7 @@ class Follower:
                 store.seen_stamp = max(store.seen_stamp, told.stamp)
             if not self.retire(told.applied, A_FEW):
                 store.control.moved[0] = 1
-            store.committer.roused = False
+            store.rounds.roused = False
         return True
 
     def _follow(self) -> None:
@@ -90,7 +90,7 @@ class Follower:
                 store.seen_sequence = state.next_sequence
                 store.seen_stamp = max(store.seen_stamp, stamp)
             store.observe(state.highest)
-            store.committer.roused = False
+            store.rounds.roused = False
 
     def retire(self, mark: int, most: int | None = None) -> bool:
         """Drop pending entries whose journal frames lie below `mark`; False if only the first `most` were.

@@ -22,7 +22,9 @@ from tiermem.engine.proposals import Proposal
 from tiermem.errors import (
     ClosedError,
     CorruptionError,
+    CursorExpired,
     GuardFailed,
+    InvalidArgument,
     RecordNotFound,
     TiermemError,
     VersionConflict,
@@ -39,13 +41,14 @@ if TYPE_CHECKING:
     from tiermem.codec.operation import Operation
     from tiermem.engine.store import Store
     from tiermem.tiers.cold import Writer
+    from tiermem.tiers.journal import Journal
 
 LOOKS: Final = 8
 """Looks at which it has not answered, and the client commits itself."""
 _DECLINED: Final = "declined"
 """What has failed for another reason than these has the client try, and hear of it, itself."""
 _REFUSALS: Final[dict[str, type[TiermemError]]] = {
-    kind.__name__: kind for kind in (VersionConflict, GuardFailed, RecordNotFound)
+    kind.__name__: kind for kind in (VersionConflict, GuardFailed, RecordNotFound, CursorExpired, InvalidArgument)
 }
 
 
@@ -175,6 +178,32 @@ class Handover:
             raise _REFUSALS[answer.refused](answer.said)
         return answer.versions
 
+    def drained(self, journal: Journal, head: int) -> bool:
+        """True once the helper has applied `journal`, this client's, up to `head`; False if this client has to.
+
+        Who commits that itself holds others up, should it be stopped meanwhile.
+        """
+        store, control = self._store, self._store.control
+        if not (store.committer.assistant.ready and control.shared):
+            return False
+
+        def applied() -> bool:
+            while journal.applied < head and control.stale[0]:
+                store.follower.catch_up()
+            return journal.applied >= head
+
+        try:
+            control.bells.hang()
+        except OSError:
+            return False
+        for _ in range(LOOKS):
+            control.call_helper(haste=True)
+            if control.bells.listen(applied, LOOK, ASLEEP):
+                return True
+            if not self._attended():
+                break
+        return False
+
     def withdraw(self) -> None:
         """Ask nothing any more, nor let what an earlier client in this slot has asked be done.
 
@@ -257,7 +286,8 @@ class Handover:
                 else:
                     versions = _apply(store, writer, ops)
 
-        store.committer.commit(everything=True, work=work, turn=not number)
+        # Where a cursor stands has nothing to do with what is pending.
+        store.committer.commit(everything=proposal is None or proposal.place is None, work=work, turn=not number)
         if refusal is not None:
             raise refusal
         return versions

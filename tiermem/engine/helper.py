@@ -22,7 +22,8 @@ import msgspec
 from tiermem.config import Config, VectorConfig
 from tiermem.engine import opening
 from tiermem.engine.assistant import LOCK, LOG, READY, Orders, wished
-from tiermem.engine.scheduling import prompt, realtime
+from tiermem.engine.processes import drop_inherited
+from tiermem.engine.scheduling import ordinary, prompt, realtime
 from tiermem.errors import LockTimeout
 from tiermem.tiers.control import HASTE as HASTE_WORD
 from tiermem.tiers.filelock import exclusive, hold
@@ -64,6 +65,7 @@ class Helper:
         self._lock = lock
         self._ended = threading.Event()
         self._failed: list[BaseException] = []
+        self._urgent = False
 
     def run(self) -> None:
         """Commit what is journaled, in short transactions, and sleep while nothing is.
@@ -75,7 +77,7 @@ class Helper:
         tending = threading.Thread(target=self._tend, name="tiermem-upkeep")
         tending.start()
         try:
-            self._hurry_up()
+            prompt()
             self._commit()
         finally:
             self._ended.set()
@@ -83,13 +85,20 @@ class Helper:
         if self._failed:
             raise self._failed[0]
 
-    def _hurry_up(self) -> None:
-        """A commit sleeps in each sync; where loops spin on all cores, it goes on when the system lets it."""
-        prompt()
-        if self._store.config.cold.realtime:
+    def _rank(self, behind: int) -> None:
+        """A commit sleeps in each sync; where loops spin on all cores, it goes on when the system lets it.
+
+        Who is far behind is prompt no more, and leaves others a share of each core.
+        """
+        wanted = self._store.config.cold.realtime
+        urgent = behind <= HASTE if wanted is None else wanted
+        if urgent != self._urgent:
+            self._urgent = urgent
             # Clients see whether it runs so.
             with suppress(OSError):
-                realtime()
+                (realtime if urgent else ordinary)()
+                if not urgent:
+                    prompt()
 
     def _tend(self) -> None:
         try:
@@ -124,15 +133,16 @@ class Helper:
                 rested = False
                 continue
             behind = store.journals.behind()
+            self._rank(behind)
             if behind:
                 store.committer.commit(others=True, budget=SLICE if behind < FLOOD else FLOOD_SLICE)
                 if behind > HASTE:
                     time.sleep(BREATH)
                 else:
-                    store.committer.gather(self._nap)
+                    store.rounds.gather(self._nap)
             elif not rested:
                 # Who has written while this went on may not have rung.
-                store.committer.gather(self._nap)
+                store.rounds.gather(self._nap)
             elif self._left_alone():
                 return
             else:
@@ -165,6 +175,7 @@ class Helper:
 
 def main() -> int:
     """Be the helper of the store named on standard input, unless there is one; say when it is ready."""
+    drop_inherited()
     orders = msgspec.json.decode(sys.stdin.buffer.readline(), type=Orders)
     if os.fork():
         # Nobody's child, it needs nobody to wait for it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -43,9 +44,7 @@ class Journals:
         folder = self.store.root / "journals"
         return [folder / name for name in sorted(os.listdir(folder)) if name.endswith(".journal")]
 
-    def drain(
-        self, writer: Writer, dead: frozenset[int] = frozenset(), deadline: float | None = None
-    ) -> dict[int, Mark]:
+    def drain(self, writer: Writer, dead: frozenset[int] = frozenset(), deadline: float = math.inf) -> dict[int, Mark]:
         """Apply what other clients have journaled, until the deadline; the marks that moved, by slot.
 
         Of `dead` slots intact frames behind the head are applied too.
@@ -59,7 +58,7 @@ class Journals:
         moved: dict[int, Mark] = {}
         # Whoever was left out at a deadline comes first the next time.
         self._first += 1
-        start = self._first % len(paths) if paths and deadline is not None else 0
+        start = self._first % len(paths) if paths and deadline < math.inf else 0
         for path in paths[start:] + paths[:start]:
             slot = int(path.stem)
             missing.discard(slot)
@@ -77,7 +76,7 @@ class Journals:
             raise CorruptionError(f"journal {min(missing):03d} is missing: writes it held may be lost")
         return moved
 
-    def _apply(self, writer: Writer, journal: Journal, position: int, beyond: bool, deadline: float | None) -> int:
+    def _apply(self, writer: Writer, journal: Journal, position: int, beyond: bool, deadline: float) -> int:
         waiting: list[Operation] = []
         for frame in journal.frames(position, beyond=beyond):
             waiting.extend(unpack_operations(frame.payload))
@@ -85,7 +84,7 @@ class Journals:
             if len(waiting) >= STRETCH:
                 writer.apply_all(waiting)
                 waiting = []
-                if deadline is not None and time.perf_counter() > deadline:
+                if time.perf_counter() > deadline:
                     break
         writer.apply_all(waiting)
         return position

@@ -76,7 +76,7 @@ class Memory(Reads, Writes):
         """
         store = self._current()
         if not store.read_only:
-            (store.handover.flush if wait else store.committer.hasten)()
+            (store.handover.flush if wait else store.rounds.hasten)()
 
     def check(self, repair: bool = False) -> CheckReport:
         """Audit the live store: pages, frames, checksums, index rows, counters, log and journals.

@@ -75,7 +75,7 @@ def acquire(
             raise file_error(exc)(f"{root} cannot be opened: {exc}") from exc
         store.users = 1
         if not read_only:
-            store.committer.start()
+            store.rounds.start()
         _registry[place.st_dev, place.st_ino] = store
         return store
 
@@ -321,7 +321,7 @@ def _close(store: Store) -> None:
             # What could not be committed stays in the journal and is replayed by the next opening.
             failure = exc
     store.closed = True
-    store.committer.stop()
+    store.rounds.stop()
     with store.commit_lock, store.lock:
         store.hot.close(_after_close)
         store.handover.close()
@@ -388,7 +388,7 @@ def _after_fork_in_child() -> None:
             store.after_fork()
             _open(store, forked=True)
             if not store.read_only:
-                store.committer.start()
+                store.rounds.start()
         except (TiermemError, OSError):
             # Every later call says ClosedError: better than a child that dies in a hook.
             del _registry[place]

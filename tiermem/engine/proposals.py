@@ -10,7 +10,8 @@ import msgspec
 from tiermem.codec.frame import HAS_VECTOR, STREAM
 from tiermem.codec.operation import Operation
 from tiermem.engine import search
-from tiermem.errors import GuardFailed, RecordNotFound, VersionConflict
+from tiermem.errors import CursorExpired, GuardFailed, InvalidArgument, RecordNotFound, VersionConflict
+from tiermem.tiers.cold.layout import CursorInfo
 
 if TYPE_CHECKING:
     from tiermem.codec.frame import Frame
@@ -23,11 +24,20 @@ Part = Literal["value", "metadata", "vector", "ttl"]
 PARTS: Final[tuple[Part, ...]] = ("value", "metadata", "vector", "ttl")
 
 
+class Place(msgspec.Struct):
+    """Where a named cursor is to stand, and the namespace that it follows; None: it is to be forgotten."""
+
+    cursor: str
+    position: int | None
+    namespace: str = ""
+
+
 class Proposal(msgspec.Struct):
     """What is to be written, all of it or nothing.
 
     `now` is the clock of whoever proposes it: it says which records have expired. `metric` is that of a namespace whose
-    first vector is among them. `keeps` makes an update of the one operation: these parts of the record stay.
+    first vector is among them. `keeps` makes an update of the one operation: these parts of the record stay. `place`
+    stands alone.
     """
 
     now: float
@@ -35,15 +45,18 @@ class Proposal(msgspec.Struct):
     ops: list[Operation]
     conditions: list[Condition] = []
     keeps: list[Part] | None = None
+    place: Place | None = None
 
 
 def decide(store: Store, writer: Writer, proposal: Proposal) -> Sequence[Operation]:
     """The operations that `proposal` comes to, in a transaction that has drained every journal.
 
     Raises:
-        VersionConflict, GuardFailed, RecordNotFound, DimensionMismatch, EmbedderMismatch, InvalidVector: nothing was
-            changed.
+        VersionConflict, GuardFailed, RecordNotFound, DimensionMismatch, EmbedderMismatch, InvalidVector,
+            CursorExpired, InvalidArgument: nothing was changed.
     """
+    if proposal.place is not None:
+        _put(writer, proposal.place)
     for name, key, expected, is_guard in proposal.conditions:
         frame = _standing(writer, name, key, proposal.now)
         found = 0 if frame is None else frame.version
@@ -58,6 +71,18 @@ def decide(store: Store, writer: Writer, proposal: Proposal) -> Sequence[Operati
             _keep(store, writer, op, proposal.keeps, proposal.now)
     search.fix(writer, proposal.ops, proposal.metric)
     return proposal.ops
+
+
+def _put(writer: Writer, place: Place) -> None:
+    if place.position is None:
+        writer.set_cursor(place.cursor, None)
+        return
+    first, ahead = writer.counters.first_sequence, writer.counters.next_sequence
+    if place.position >= ahead:
+        raise InvalidArgument(f"position {place.position} lies ahead of the log, which ends at {ahead - 1}")
+    if place.position + 1 < first:
+        raise CursorExpired(f"the log starts at {first}, and cursor {place.cursor!r} stood at {place.position}")
+    writer.set_cursor(place.cursor, CursorInfo(place.position, place.namespace))
 
 
 def _standing(writer: Writer, name: str, key: str, now: float) -> Frame | None:

@@ -100,7 +100,7 @@ def stats(store: Store) -> Stats:
             committed=committer.committed,
             superseded=committer.superseded,
             last_commit_seconds=committer.last_seconds,
-            committer="none" if store.read_only else committer.home,
+            committer="none" if store.read_only else store.rounds.home,
         ),
         log=LogStats(first=state.first_sequence, last=state.next_sequence - 1, cursors=cursors),
         degraded=(*store.troubles, *held),

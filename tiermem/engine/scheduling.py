@@ -41,6 +41,11 @@ def realtime() -> None:
     os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(1))
 
 
+def ordinary() -> None:
+    """Let this thread run like any other again."""
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
 def is_realtime(process: int) -> bool:
     """True if the main thread of a process runs so."""
     return hasattr(os, "SCHED_FIFO") and os.sched_getscheduler(process) & ~os.SCHED_RESET_ON_FORK == os.SCHED_FIFO

@@ -37,7 +37,8 @@ def as_vector(vector: Any, metric: str) -> NDArray[np.float32]:
     if array.ndim != 1 or not array.size:
         raise InvalidVector(f"a vector is 1-D and not empty; got shape {array.shape}")
     with np.errstate(over="ignore"):
-        square = float(np.dot(array, array))
+        # Not `np.dot`, which gives the interpreter away for a moment: whoever waits for it comes too late each time.
+        square = float(array @ array)
     if 0.0 < square < math.inf:
         # One pass tells that all is well; where it does not, what is wrong is looked for.
         return array

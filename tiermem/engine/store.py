@@ -29,6 +29,7 @@ from tiermem.engine.latency import Histogram
 from tiermem.engine.loader import Loader
 from tiermem.engine.proposals import Proposal
 from tiermem.engine.reentry import refuse_reentry
+from tiermem.engine.rounds import Rounds
 from tiermem.engine.space import Decode, Space, Spaces, Tables
 from tiermem.errors import ClosedError, EncodingError, ReadOnlyError, TiermemError
 from tiermem.policy.eviction import DEFAULT
@@ -74,6 +75,7 @@ class Store:
         self.tables = Tables(self)
         self.compressor = Compressor(config.codec)
         self.committer = Committer(self)
+        self.rounds = Rounds(self)
         self.handover = Handover(self)
         self.follower = Follower(self)
         self.loader = Loader(self)
@@ -177,9 +179,9 @@ class Store:
                 return self.handover.decide(Proposal(op.now, self.config.vector.metric, [op]))[0]
             else:
                 self.committer.make_room(len(payload))
-        committer = self.committer
-        if rouse and not committer.roused:
-            committer.rouse()
+        rounds = self.rounds
+        if rouse and not rounds.roused:
+            rounds.rouse()
         return op.version
 
     def submit_all(self, drafts: Sequence[Draft]) -> list[int]:
@@ -210,8 +212,8 @@ class Store:
                 return self.handover.decide(Proposal(ops[0].now, self.config.vector.metric, ops))
             else:
                 self.committer.make_room(len(payload))
-        if not self.committer.roused:
-            self.committer.rouse()
+        if not self.rounds.roused:
+            self.rounds.rouse()
         return [op.version for _, op in drafts]
 
     def _mend_line(self, journal: Journal) -> None:
@@ -290,6 +292,7 @@ class Store:
         self.journals = Journals(self)
         self.line.clear()
         self.committer = Committer(self)
+        self.rounds = Rounds(self)
         self.handover.close()
         self.indexing = Indexing(self)
         if self._sealer is not None:

@@ -14,7 +14,8 @@ import msgspec
 
 from tiermem.engine import builder
 from tiermem.engine.builder import Built, Job
-from tiermem.engine.processes import start
+from tiermem.engine.forking import unforked
+from tiermem.engine.processes import interpreter
 from tiermem.errors import CorruptionError, StorageError, StoreFullError, TiermemError, file_error
 from tiermem.types import Progress
 
@@ -98,7 +99,19 @@ class Workshop:
             if since > fresh and child.poll() is None:
                 return child
             _end(child)
-        return start("tiermem.engine.builder", str(os.getpid()))
+        return _started()
+
+
+def _started() -> subprocess.Popen[bytes] | None:
+    known = interpreter("tiermem.engine.builder", str(os.getpid()))
+    if known is None:
+        return None
+    command, environment = known
+    try:
+        with unforked:
+            return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)  # noqa: S603 - this interpreter, a module of ours
+    except OSError:
+        return None
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:

@@ -271,5 +271,5 @@ def _sync(store: Store) -> None:
     try:
         store.committer.drain()
     except BaseException:
-        store.committer.rouse()
+        store.rounds.rouse()
         raise

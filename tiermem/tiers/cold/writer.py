@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from operator import attrgetter
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from tiermem.codec.compress import MAX_DICTIONARY_RECORD, MIN_DICTIONARY_RECORD, Compressor
@@ -100,9 +102,13 @@ class Writer(Snapshot):
         self.counters.highest = version
         return version
 
-    def apply_all(self, ops: Iterable[Operation]) -> list[int]:
-        """`apply` each in turn; their versions, 0 for each that a higher one makes void."""
+    def apply_all(self, ops: Iterable[Operation], deadline: float = math.inf) -> list[int]:
+        """`apply` each in turn; their versions, 0 for each that a higher one makes void.
+
+        From `deadline` on, by `time.perf_counter`, no other frame is begun: then they are fewer.
+        """
         versions: list[int] = []
+        end = 0
         for name, run in groupby(ops, attrgetter("namespace")):
             together = list(run)
             done = 0
@@ -111,10 +117,13 @@ class Writer(Snapshot):
                 appended = self._append(name, together[done : done + _RUN])
                 versions.extend(appended)
                 done += len(appended)
+                end = together[done - 1].end if appended else end
                 if not appended:
-                    singly = together[done : done + _RUN // 4]
-                    versions.extend([self.apply(op) for op in singly])
-                    done += len(singly)
+                    for op in together[done : done + _RUN // 4]:
+                        if versions and op.end != end and perf_counter() > deadline:
+                            return versions
+                        versions.append(self.apply(op))
+                        end, done = op.end, done + 1
         return versions
 
     def _append(self, name: str, ops: Sequence[Operation]) -> list[int]:
