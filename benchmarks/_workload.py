@@ -181,9 +181,9 @@ def settle(limit: float = 5.0) -> None:
 
 
 @contextmanager
-def directory() -> Iterator[Path]:
-    """A directory for the stores of a benchmark, removed afterwards."""
-    with tempfile.TemporaryDirectory(prefix="tiermem-bench-", ignore_cleanup_errors=True) as name:
+def directory(place: str | None = None) -> Iterator[Path]:
+    """A directory for the stores of a benchmark, in `place` if that is given, removed afterwards."""
+    with tempfile.TemporaryDirectory(prefix="tiermem-bench-", dir=place, ignore_cleanup_errors=True) as name:
         yield Path(name)
 
 

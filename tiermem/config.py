@@ -90,7 +90,8 @@ class ColdConfig:
     sync_interval: seconds a write may wait before the committer makes it durable (0.05).
     share_interval: the same while other clients have the store open, if it is less: they wait to see it (0.002).
     committer: "inline" commits in the writing thread, "thread" in a background thread, "helper" in a process
-        that all clients of the store share; "auto" is a thread until that falls behind, then the helper.
+        that all clients of the store share; "auto" is a thread until that falls behind, or has committed beside
+        other clients for a second, then the helper.
     realtime: the helper commits at real-time priority (SCHED_FIFO 1): others see a write within milliseconds
         although loops spin on every core. None: where the user may do that, and while it needs little of a core; True:
         always, and `stats()` says so where the user may not; False: never (None).

@@ -33,14 +33,17 @@ LAST: Final = 0.5
 """Seconds a reader goes on looking when the writer has ended."""
 WAYS: Final = ("get", "scan", "search_similar", "changes", "ns[key]")
 HOMES: Final = ("auto", "thread", "helper")
-REALTIME: Final = "helper in real time"
+ORDINARY: Final = "helper at ordinary priority"
+DISK: Final = "on disk"
+MEMORY: Final = "in memory"
+SHM: Final = Path("/dev/shm")  # noqa: S108 - where Linux has files in memory; a directory of one's own is made there
 NEVER: Final = -1
 
 
 def opened(root: Path, home: str) -> Memory:
     """The store, committed to where and as `home` says; all else by default."""
-    if home == REALTIME:
-        return tiermem.open(root, config=Config(cold=ColdConfig(committer="helper", realtime=True)))
+    if home == ORDINARY:
+        return tiermem.open(root, config=Config(cold=ColdConfig(committer="helper", realtime=False)))
     return tiermem.open(root, config=Config(cold=ColdConfig(committer=home)))  # type: ignore[arg-type]  # of HOMES
 
 
@@ -178,12 +181,29 @@ def read(pipe: Connection, root: Path, home: str, way: str, seconds: float, paus
         pipe.recv()
 
 
-def visible(way: str, home: str, rate: int, seconds: float, pause: float = 0.0) -> dict[str, Any]:
+def synced(seconds: float) -> dict[str, Any]:
+    """What the disk takes to sync one page of a file that does not grow, every millisecond."""
+    clock = time.perf_counter_ns
+    spent = []
+    with directory() as folder, (folder / "file").open("wb", buffering=0) as file:
+        file.write(bytes(2**20))
+        os.fsync(file.fileno())
+        end = clock() + int(seconds * SECOND)
+        while clock() < end:
+            os.pwrite(file.fileno(), os.urandom(4096), len(spent) % 256 * 4096)
+            start = clock()
+            os.fdatasync(file.fileno())
+            spent.append(float(clock() - start))
+            time.sleep(0.001)
+    return percentiles(spent)
+
+
+def visible(way: str, home: str, where: str, rate: int, seconds: float, pause: float = 0.0) -> dict[str, Any]:
     """From the beginning of a put to the first look of another process that finds it, or a later one.
 
-    pause: seconds the reader sleeps between two looks.
+    where: the store lies there, `DISK` or `MEMORY`. pause: seconds the reader sleeps between two looks.
     """
-    with directory() as folder:
+    with directory(str(SHM) if where == MEMORY else None) as folder:
         root = folder / "store"
         opened(root, "inline").close()
         writer = (write, root, home, rate, seconds, way == "search_similar")
@@ -203,7 +223,15 @@ def visible(way: str, home: str, rate: int, seconds: float, pause: float = 0.0) 
             delays.append(float(seen[place][1] - start))
         else:
             unseen += 1
-    spec = {"way": way, "home": home, "rate": rate, "seconds": seconds, "pause": pause, "committer": committer}
+    spec = {
+        "way": way,
+        "home": home,
+        "where": where,
+        "rate": rate,
+        "seconds": seconds,
+        "pause": pause,
+        "committer": committer,
+    }
     return {**spec, "looks": looks, "unseen": unseen, **percentiles(delays)}
 
 
