@@ -459,6 +459,41 @@ def test_a_reader_without_a_slot_waits_too(control: Control, root: Path) -> None
     reader.close()
 
 
+def test_nobody_sleeps_or_rings_behind_the_end(root: Path) -> None:
+    control = Control(root)
+    control.claim()
+    control.bells.hang()
+    control.close()
+    with pytest.raises(OSError, match="nobody sleeps"):
+        control.bells.hang()
+    control.bells.ring_all()
+    assert not (root / "clients" / "-01.bell").exists()
+
+
+def test_a_bell_that_is_broken_is_closed_once(control: Control, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though a signal handler rings it while it breaks."""
+    os.mkfifo(root / "clients" / "005.bell")
+    reader = os.open(root / "clients" / "005.bell", os.O_RDONLY | os.O_NONBLOCK)
+    waiting = bells._WAITING + 5
+    control._map[waiting] = bells.ASLEEP
+    control.bells.ring(5, (bells.ASLEEP,))
+    os.close(reader)
+    write, depth = os.write, 0
+
+    def interrupted(fd: int, data: bytes) -> int:
+        nonlocal depth
+        depth += 1
+        if depth == 1:
+            control.bells.ring(5, (bells.ASLEEP,))
+        return write(fd, data)
+
+    monkeypatch.setattr(os, "write", interrupted)
+    control.bells.ring(5, (bells.ASLEEP,))
+    assert depth == 2
+    assert control._map[waiting] == 0
+    assert 5 not in control.bells._others
+
+
 def test_a_commit_wakes_another_process(control: Control, other: Callable[..., subprocess.Popen[str]]) -> None:
     process = other(
         """

@@ -14,6 +14,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 import tiermem
@@ -246,7 +247,7 @@ class Desk:
         self.mem = tiermem.open(root, config=INLINE)
         self.peer = Peer(root, config=INLINE)
         store = self.mem._store
-        store.committer.assistant.ready = True
+        store.committer.assistant.present = True
         monkeypatch.setattr(store.committer.assistant, "look", lambda: self.peer.process.poll() is None)
         monkeypatch.setattr(store.control, "_counted", float("inf"))
         store.control._shared = True
@@ -267,7 +268,7 @@ def desk(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
     made = Desk(root, monkeypatch)
     yield made
     made.peer.kill()
-    made.mem._store.committer.assistant.ready = False
+    made.mem._store.committer.assistant.present = False
     made.mem.close()
 
 
@@ -343,6 +344,66 @@ def test_a_durable_put_is_committed_by_the_client_where_nobody_else_does(desk: D
     mem.put("n", "k", 2, durable=True)
     assert mem._store.journal is not None
     assert mem._store.journal.applied == mem._store.journal.head
+
+
+def test_who_waits_for_what_changes_nothing_is_rung(desk: Desk) -> None:
+    desk.mem.put("n", "k", 1)
+    desk.mem._store.committer.drain()
+    with desk.mem.batch() as batch:
+        batch.delete("n", "no such key")
+    assert desk.peer.whom_a_commit_rings() == [desk.mem._store.slot]
+    assert desk.peer.whom_a_commit_rings() == []
+
+
+def test_a_durable_put_ends_where_its_journal_is_not_this_process_s_any_more(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a child that a signal handler has forked while the put waited."""
+    store = desk.mem._store
+    desk.mem.put("n", "k", 0)
+    kept = store.journal
+
+    def forked(*_: object) -> bool:
+        store.journal = None
+        return False
+
+    monkeypatch.setattr(store.handover, "drained", forked)
+    desk.mem.put("n", "k", 1, durable=True)
+    store.journal = kept
+    monkeypatch.undo()
+
+
+def test_a_signal_handler_puts_durably_while_a_durable_put_waits(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    mem, control = desk.mem, desk.mem._store.control
+    mem.put("n", "k", 0)
+    mem._store.committer.drain()
+    say, calls = control.bells._say, 0
+
+    def interrupted() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            # Inside the lock that whoever sleeps takes.
+            signal.raise_signal(signal.SIGUSR1)
+        say()
+
+    handler = signal.signal(signal.SIGUSR1, lambda *_: mem.put("n", "from the handler", 1, durable=True))
+    monkeypatch.setattr(control.bells, "_say", interrupted)
+    try:
+        mem.put("n", "k", 1, durable=True)
+    finally:
+        signal.signal(signal.SIGUSR1, handler)
+    assert calls > 1
+    assert (mem.get("n", "k"), mem.get("n", "from the handler")) == (1, 1)
+    assert mem.stats().writes.pending == 0
+
+
+def test_a_request_of_a_later_version_is_none() -> None:
+    class Later(Request):
+        more: int = 1
+
+    later = handover.seal(b"request", msgspec.msgpack.encode(Later(7, None)))
+    assert unpack_request(later) is None
 
 
 def test_an_answer_that_was_given_is_not_given_again(desk: Desk) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import errno
 import os
 import random
 import shutil
@@ -23,6 +23,7 @@ import tiermem
 from tests.workers import Peer, config, eventually, in_child, join
 from tiermem.engine import assistant, processes, scheduling
 from tiermem.engine.helper import HASTE, Helper
+from tiermem.errors import StorageError
 from tiermem.tiers.filelock import holder
 
 HELPED = config(committer="helper", sync_interval=0.01)
@@ -119,6 +120,89 @@ def test_the_thread_commits_until_it_has_come(root: Path, monkeypatch: pytest.Mo
     assert gone(child.pid), "it is ended with the store"
 
 
+def test_what_is_left_of_a_removed_store_leaves_the_next_one_alone(root: Path) -> None:
+    """A helper, or whoever has not heard of it, that seals where another store is by now."""
+    with tiermem.open(root, config=config(committer="thread")) as mem:
+        for number in range(40):
+            mem.put("n", f"k{number}", number, vector=[1.0, float(number)])
+        mem.flush()
+        root.rename(root.with_name("removed"))
+        root.mkdir()
+        sweep = mem._store.sealer.sweep
+        with pytest.raises(StorageError, match="was removed"):
+            sweep()
+        assert os.listdir(root) == []
+        root.rmdir()
+        with pytest.raises(StorageError, match="was removed"):
+            sweep()
+        root.with_name("removed").rename(root)
+        mem.build_index("n")
+        assert (root / "segments").is_dir()
+
+
+def test_a_search_does_without_a_helper_that_cannot_be_told(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with tiermem.open(root, config=HELPED) as mem:
+        mem.put("n", "k", 1, vector=[1.0, 2.0])
+        arrived(root, mem)
+
+        def full(*_: object) -> Path:
+            raise OSError(errno.EIO, "Input/output error")
+
+        monkeypatch.setattr(assistant, "wishes", full)
+        assert mem._store.committer.assistant.told("n") is False
+        assert [hit.key for hit in mem.search_similar("n", [1.0, 2.0])] == ["k"]
+
+
+def test_who_is_not_elected_commits_until_the_other_has_come(root: Path) -> None:
+    """The other holds the lock, and never gets the store open."""
+    tiermem.open(root).close()
+    code = "import sys; from tiermem.tiers.filelock import hold; print(hold(sys.argv[1]), flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, root / assistant.LOCK], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as elected:
+        assert elected.stdout is not None
+        assert int(elected.stdout.readline()) >= 0
+        with tiermem.open(root, config=HELPED) as mem:
+            assert eventually(lambda: mem._store.committer.assistant._hirable > 0)
+            assert eventually(lambda: mem._store.committer.assistant._coming is None)
+            mem.put("n", "k", 1)
+            assert eventually(lambda: applied(mem))
+            assert mem.stats().writes.committer == "thread"
+            assert mem.stats().degraded == ()
+        elected.kill()
+
+
+def test_a_child_keeps_nothing_of_one_that_is_on_its_way(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(assistant, "Child", lambda _, orders, log: processes.Child("tests.sleeper", orders, log))
+    with tiermem.open(root, config=config(committer="helper")) as mem:
+        assert eventually(lambda: mem._store.committer.assistant._coming is not None)
+        coming = mem._store.committer.assistant._coming
+        assert coming is not None
+        pipe = os.readlink(f"/proc/self/fd/{coming._said}")
+
+        def child() -> None:
+            links = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
+            assert pipe not in [os.readlink(link) for link in links if os.path.lexists(link)]
+
+        join(in_child(child))
+        assert not gone(coming.pid), "it is the parent's"
+
+
+def test_real_time_is_given_up_without_the_right_to_take_it_again(root: Path) -> None:
+    if not may_be_realtime():
+        pytest.skip("real-time priority is not permitted here")
+
+    def child() -> None:
+        prompt = scheduling.prompt()
+        scheduling.realtime()
+        os.setuid(65534)
+        scheduling.ordinary()
+        assert os.sched_getscheduler(0) == os.SCHED_OTHER | os.SCHED_RESET_ON_FORK
+        assert scheduling.prompt() == prompt
+
+    join(in_child(child))
+
+
 def test_it_keeps_no_file_of_the_client_open(root: Path, tmp_path: Path) -> None:
     with (tmp_path / "the client's own").open("w") as file:
         os.set_inheritable(file.fileno(), True)
@@ -154,7 +238,7 @@ def test_a_writer_lets_a_thread_go_on_that_has_been_at_work_for_long(
         assert rounds._overdue > before, "it was let go on, and has time again"
         leave.set()
         assert eventually(lambda: applied(mem))
-        assert rounds._overdue == math.inf
+        assert eventually(lambda: not rounds._working)
 
 
 def test_it_commits_at_real_time_priority_where_it_may(root: Path) -> None:

@@ -101,7 +101,7 @@ def _raise_everywhere(root: Path, committer: str, shared: bool) -> None:
             verb(mem, 0)
         possible["0000"] = {0}
         # What follows is handed to the helper.
-        assert not shared or eventually(lambda: mem._store.committer.assistant.ready and mem._store.control.shared)
+        assert not shared or eventually(lambda: mem._store.committer.assistant.present and mem._store.control.shared)
         handled(interrupt)
         for number in range(3_000):
             verb = rng.randrange(len(VERBS))

@@ -47,7 +47,7 @@ QUIET = config(sync_interval=60.0)
 """Nothing is committed unless something asks for it."""
 
 
-def eventually(question: Callable[[], Any], deadline: float = 20.0) -> Any:
+def eventually(question: Callable[[], Any], deadline: float = DEADLINE) -> Any:
     """The first true answer of `question`, asked again and again; its last answer if none is true in time."""
     end = time.monotonic() + deadline
     while not (answer := question()) and time.monotonic() < end:
@@ -320,7 +320,7 @@ def swap_and_flush(served: Served, name: str, key: str) -> None:
 
 def hands_over(mem: tiermem.Memory) -> bool:
     """True if a helper would make a conditional write of this client."""
-    return mem._store.committer.assistant.ready and mem._store.control.shared
+    return mem._store.committer.assistant.present and mem._store.control.shared
 
 
 @job
@@ -346,6 +346,17 @@ def serve(served: Served, die: str, after: int = 0, once: bool = False) -> bool:
     while not (done := desk.serve()) and not once:
         time.sleep(0.001)
     return done
+
+
+@job
+def whom_a_commit_rings(served: Served) -> list[int]:
+    """Apply what others have journaled, as the helper does; the slots of those who are rung by name."""
+    rung: list[int] = []
+    control = served.mem._store.control
+    ring, control.bells.ring = control.bells.ring, lambda slot, among: rung.append(slot)
+    served.mem._store.committer.commit(others=True)
+    control.bells.ring = ring
+    return rung
 
 
 @job

@@ -93,8 +93,8 @@ class ColdConfig:
         that all clients of the store share; "auto" is a thread until that falls behind, or has committed beside
         other clients for a second, then the helper.
     realtime: the helper commits at real-time priority (SCHED_FIFO 1): others see a write within milliseconds
-        although loops spin on every core. None: where the user may do that, and while it needs little of a core; True:
-        always, and `stats()` says so where the user may not; False: never (None).
+        although loops spin on every core. None: where the user may do that, and while it is not far behind; True:
+        always, and `stats()` says so where the user may not; False: never. Whoever starts the helper decides (None).
     journal_bytes: size of this process's journal, which bounds what may be pending (16 MiB).
     log_retention: changes kept in the change log behind the newest (250,000).
     max_readers: most simultaneous read transactions over all processes; an opening may raise it (1022).
@@ -116,7 +116,10 @@ class ColdConfig:
             known = isinstance(interval, (int, float)) and not isinstance(interval, bool)
             _require(known and 0 < interval <= 60, f"ColdConfig.{name} must lie in (0, 60] seconds, not {interval!r}")
         _require(self.committer in ("auto", "inline", "thread", "helper"), f"no committer {self.committer!r}")
-        _require(self.realtime in (None, False, True), f"ColdConfig.realtime is a bool or None, not {self.realtime!r}")
+        _require(
+            self.realtime is None or isinstance(self.realtime, bool),
+            f"ColdConfig.realtime is a bool or None, not {self.realtime!r}",
+        )
         _require(self.journal_bytes % 4096 == 0, "ColdConfig.journal_bytes must be a multiple of 4096")
         _require(self.max_readers <= 100_000, "ColdConfig.max_readers must be at most 100000")
 

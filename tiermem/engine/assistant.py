@@ -63,11 +63,10 @@ class Orders(msgspec.Struct):
 
 
 class Assistant:
-    """`present`: a helper was there at the last look, and is left to commit; `ready`: it had the store open by then."""
+    """`present`: a helper had the store open at the last look, and is left to commit."""
 
     def __init__(self, store: Store) -> None:
         self.present = False
-        self.ready = False
         self._store = store
         self._path = store.root / LOCK
         self._closing = False
@@ -101,13 +100,13 @@ class Assistant:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(process, signal.SIGKILL)
             process = 0
-        if process:
+        settled = process != 0 and self._settled(process)
+        if settled:
             self._judge(process)
-        elif self.present:
+        elif self.present and not process:
             store.degraded["helper"] = f"the helper process has ended{_last_words(store.root / LOG)}"
-        self.present = process != 0
-        self.ready = self.present and self._settled(process)
-        return self.present
+        self.present = settled
+        return settled
 
     def _settled(self, process: int) -> bool:
         """True if the helper in that process is the one that the control page names.
@@ -156,11 +155,17 @@ class Assistant:
         return self._stuck < _STUCK
 
     def told(self, name: str) -> bool:
-        """Ask the helper to look at whether a namespace wants sealing; False if there is none."""
+        """Ask the helper to look at whether a namespace wants sealing; False if there is none, or it cannot be told."""
         if not self.present:
             return False
-        with wishes(self._store.root, self._store.slot).open("ab") as file:
-            file.write(wish(name, self._store.config.vector.seal_rows))
+        try:
+            with wishes(self._store.root, self._store.slot).open("ab") as file:
+                file.write(wish(name, self._store.config.vector.seal_rows))
+        except OSError as exc:
+            if exc.errno is None:
+                # No file's: a signal handler's.
+                raise
+            return False
         return True
 
     def advanced(self) -> bool:
@@ -240,8 +245,8 @@ class Assistant:
         if said is None and time.monotonic() < self._patience:
             return
         self.dismiss()
-        self.present = said == READY or holder(self._path) != 0
-        if self.present:
+        # Another client's may be on its way.
+        if self.look() or holder(self._path):
             self._store.degraded.pop("helper", None)
         else:
             self._store.degraded["helper"] = f"no helper process came up{_last_words(self._store.root / LOG)}"

@@ -19,6 +19,7 @@ from tiermem.engine.reentry import owned, refuse_inside
 from tiermem.engine.shared import Shared
 from tiermem.engine.transaction import Transaction
 from tiermem.engine.upkeep import Upkeep
+from tiermem.tiers.bells import ASLEEP
 from tiermem.tiers.cold import Writer, sealed
 from tiermem.tiers.journal import Journal
 
@@ -71,7 +72,10 @@ class Committer:
         # Whoever commits may need what the interrupted call holds.
         refuse_inside(self.store.lock, self.store.commit_lock)
         if not self.store.handover.drained(journal, head):
-            self._shared.until(lambda: journal.applied >= head, self.commit)
+            self._shared.until(lambda: journal.applied >= head or self.store.journal is not journal, self.commit)
+        if journal.applied < head:
+            # Closed, or in a child that a signal handler has forked meanwhile: there it is the parent's.
+            self.store.check_open()
 
     def keep_up(self, commit: Callable[[], None], enough: Callable[[], bool]) -> None:
         """The same by calls of `commit`, until `enough()`."""
@@ -226,8 +230,11 @@ class Committer:
         if told and len(moved) == 1 and store.control.generation == store.generation:
             ((only, mark),) = moved.items()
             store.control.tell(only, *mark, first, sequence, transaction)
-        if loud or writer.changes or (moved and writer.superseded):
+        if loud or writer.changes or (moved and (writer.superseded or only < 0)):
             store.control.publish(sequence, store.generation, but=only)
+        elif only >= 0:
+            # It may wait for what has changed nothing.
+            store.control.bells.ring(only, (ASLEEP,))
         if not followed:
             store.control.missed[0] = 1
             store.follower.catch_up()

@@ -52,7 +52,7 @@ _REFUSALS: Final[dict[str, type[TiermemError]]] = {
 }
 
 
-class Request(msgspec.Struct):
+class Request(msgspec.Struct, forbid_unknown_fields=True):
     """What a client asks of the helper: a proposal, or None for a commit of everything.
 
     `number` is drawn at random: counted up, it might be one that an earlier client in this slot has given, where the
@@ -161,7 +161,7 @@ class Handover:
         store = self._store
         store.check_writable()
         # Alone nobody is held up, and a commit of one's own takes a fraction of the time.
-        if not (store.committer.assistant.ready and store.control.shared):
+        if not (store.committer.assistant.present and store.control.shared):
             return self._commit(proposal)
         with store.committer.turn():
             store.check_writable()
@@ -184,7 +184,7 @@ class Handover:
         Who commits that itself holds others up, should it be stopped meanwhile.
         """
         store, control = self._store, self._store.control
-        if not (store.committer.assistant.ready and control.shared):
+        if not (store.committer.assistant.present and control.shared):
             return False
 
         def applied() -> bool:
@@ -253,7 +253,7 @@ class Handover:
         """True if a helper is there that may still answer."""
         assistant = self._store.committer.assistant
         try:
-            return assistant.look() and assistant.ready
+            return assistant.look()
         except OSError as exc:
             if exc.errno is None:
                 # No file's: a signal handler's.

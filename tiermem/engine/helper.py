@@ -24,7 +24,7 @@ from tiermem.engine import opening
 from tiermem.engine.assistant import LOCK, LOG, READY, Orders, wished
 from tiermem.engine.processes import drop_inherited
 from tiermem.engine.scheduling import ordinary, prompt, realtime
-from tiermem.errors import LockTimeout
+from tiermem.errors import LockTimeout, StorageError
 from tiermem.tiers.control import HASTE as HASTE_WORD
 from tiermem.tiers.filelock import exclusive, hold
 
@@ -158,8 +158,9 @@ class Helper:
     def _left_alone(self) -> bool:
         """True if there is no other client, and whoever comes finds no helper."""
         store = self._store
-        if not (store.root / "CURRENT").exists():
-            # The directory was removed under our feet.
+        try:
+            store.check_place()
+        except StorageError:
             return True
         if store.control.live() != [store.slot]:
             return False

@@ -83,8 +83,9 @@ class Child:
 
 def drop_inherited() -> None:
     """Close what whoever started this interpreter left open for it, but for the three streams."""
-    for name in os.listdir("/dev/fd"):
-        # What was opened here is closed in whatever is run from here.
-        with suppress(OSError):
-            if (fd := int(name)) > 2 and os.get_inheritable(fd):
-                os.close(fd)
+    # What was opened here is closed in whatever is run from here. Some systems do not tell what is open.
+    with suppress(FileNotFoundError):
+        for name in os.listdir("/dev/fd"):
+            with suppress(OSError):
+                if (fd := int(name)) > 2 and os.get_inheritable(fd):
+                    os.close(fd)

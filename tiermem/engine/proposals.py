@@ -24,7 +24,7 @@ Part = Literal["value", "metadata", "vector", "ttl"]
 PARTS: Final[tuple[Part, ...]] = ("value", "metadata", "vector", "ttl")
 
 
-class Place(msgspec.Struct):
+class Place(msgspec.Struct, forbid_unknown_fields=True):
     """Where a named cursor is to stand, and the namespace that it follows; None: it is to be forgotten."""
 
     cursor: str
@@ -32,7 +32,7 @@ class Place(msgspec.Struct):
     namespace: str = ""
 
 
-class Proposal(msgspec.Struct):
+class Proposal(msgspec.Struct, forbid_unknown_fields=True):
     """What is to be written, all of it or nothing.
 
     `now` is the clock of whoever proposes it: it says which records have expired. `metric` is that of a namespace whose

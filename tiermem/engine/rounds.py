@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Callable
@@ -33,7 +32,8 @@ class Rounds:
         self._event = Flag()
         self._hurry = Flag()
         self._rested = Flag()
-        self._overdue = math.inf  # until then the thread has time for what it works at
+        self._working = False
+        self._overdue = 0.0  # until then the thread has time for what it works at
         self._since = 0.0  # when it was called for that
         self._stop = False
         self._due = 0.0
@@ -58,7 +58,7 @@ class Rounds:
         if self._assistant.present:
             self.roused = True
             self._store.control.call_helper()
-        elif self._overdue < math.inf:
+        elif self._working:
             # It is at work, and comes back to what was journaled meanwhile.
             self._event.set()
             if time.monotonic() > self._overdue:
@@ -116,11 +116,12 @@ class Rounds:
                 return
             self._rested.clear()
             self._overdue = time.monotonic() + _LATE
+            self._working = True
             self._event.clear()
             self._hurry.clear()
             done = self._look_after(woken)
             self._since = time.monotonic()
-            self._overdue = math.inf
+            self._working = False
             self._rested.set()
             if not (done or self._stop):
                 self._hurry.wait(RETRY)
@@ -181,5 +182,4 @@ class Rounds:
         thread, self._thread = self._thread, None
         if thread is not None and thread is not threading.current_thread():
             thread.join()
-        self._assistant.dismiss()
         self._assistant.dismiss()

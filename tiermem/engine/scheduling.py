@@ -11,6 +11,8 @@ from typing import Final
 
 _SLICE: Final = 200_000
 """Nanoseconds."""
+_RESET_ON_FORK: Final = 1
+"""SCHED_FLAG_RESET_ON_FORK."""
 _SCHED_SETATTR: Final = {"x86_64": 314, "aarch64": 274}
 """Numbers of the system call, which the C library has no function for."""
 _ATTRIBUTES: Final = struct.Struct("=IIQiIQQQ")
@@ -26,7 +28,8 @@ def prompt() -> bool:
     if sys.platform != "linux" or number is None:
         return False
     nice = os.getpriority(os.PRIO_PROCESS, 0)
-    attributes = _ATTRIBUTES.pack(_ATTRIBUTES.size, os.SCHED_OTHER, 0, nice, 0, _SLICE, 0, 0)
+    flags = _RESET_ON_FORK if os.sched_getscheduler(0) & os.SCHED_RESET_ON_FORK else 0
+    attributes = _ATTRIBUTES.pack(_ATTRIBUTES.size, os.SCHED_OTHER, flags, nice, 0, _SLICE, 0, 0)
     return bool(ctypes.CDLL(None).syscall(number, 0, attributes, 0) == 0)
 
 
@@ -43,7 +46,8 @@ def realtime() -> None:
 
 def ordinary() -> None:
     """Let this thread run like any other again."""
-    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    # With the flag that it has: to take it away is not everybody's right.
+    os.sched_setscheduler(0, os.SCHED_OTHER | os.SCHED_RESET_ON_FORK, os.sched_param(0))
 
 
 def is_realtime(process: int) -> bool:

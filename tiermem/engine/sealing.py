@@ -189,8 +189,11 @@ class Sealer:
         if not (lock.acquire(timeout=timeout) if timeout else lock.acquire(blocking=False)):
             raise LockTimeout(f"another thread is busy with segments ({kind})")
         try:
+            self.store.check_place()
             self.shelf.folder.mkdir(exist_ok=True)
             with exclusive(self.shelf.folder / f"{kind}.lock", timeout):
+                # What lies there would be another store's.
+                self.store.check_place()
                 yield
         finally:
             lock.release()

@@ -6,6 +6,7 @@ pending tables, L1). Nothing that can block is done under `lock`.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -31,7 +32,7 @@ from tiermem.engine.proposals import Proposal
 from tiermem.engine.reentry import refuse_reentry
 from tiermem.engine.rounds import Rounds
 from tiermem.engine.space import Decode, Space, Spaces, Tables
-from tiermem.errors import ClosedError, EncodingError, ReadOnlyError, TiermemError
+from tiermem.errors import ClosedError, EncodingError, ReadOnlyError, StorageError, TiermemError
 from tiermem.policy.eviction import DEFAULT
 from tiermem.protocols import Clock, Embedder
 from tiermem.tiers.cold import ColdEnv
@@ -81,6 +82,7 @@ class Store:
         self.loader = Loader(self)
         self.indexing = Indexing(self)
         self._sealer: Sealer | None = None
+        self._place = _place(root)
         self.journal: Journal | None = None
         self.journals = Journals(self)
         # What stands in the journal and is not known to be committed, in order.
@@ -241,6 +243,11 @@ class Store:
         if self.closed:
             raise ClosedError("the store was closed")
 
+    def check_place(self) -> None:
+        """StorageError once the directory was removed, or another has taken its place."""
+        if _place(self.root) != self._place:
+            raise StorageError(f"{self.root} was removed while it was open")
+
     def check_writable(self) -> None:
         """ClosedError or ReadOnlyError where nothing may be written."""
         self.check_open()
@@ -291,6 +298,7 @@ class Store:
             self.journal = None
         self.journals = Journals(self)
         self.line.clear()
+        self.committer.assistant.dismiss()
         self.committer = Committer(self)
         self.rounds = Rounds(self)
         self.handover.close()
@@ -327,3 +335,12 @@ class Store:
         # Whoever has taken hold of the old one, and not begun to read, goes on in the new one.
         old.successor = self.cold
         old.close()
+
+
+def _place(root: Path) -> tuple[int, int] | None:
+    """What tells a directory from another of the same path; None where there is none."""
+    try:
+        found = os.stat(root)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino

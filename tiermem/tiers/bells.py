@@ -43,7 +43,9 @@ class Bells:
         self._bell = -1
         self._others: dict[int, int] = {}
         self._sleepers: dict[object, int] = {}
-        self._sleepers_lock = threading.Lock()
+        # Signal handlers sleep and ring, too.
+        self._sleepers_lock = threading.RLock()
+        self._ringing = threading.RLock()
         self._ear = Ear()
 
     def claim(self, slot: int) -> None:
@@ -71,12 +73,19 @@ class Bells:
             OSError: it cannot be made here, or no more files can be opened.
         """
         with self._sleepers_lock:
+            if self.closing or self._slot < 0:
+                raise OSError(errno.EBADF, "nobody sleeps any more")
             if self._bell < 0:
                 path = self._path(self._slot)
-                if not path.exists():
+                with contextlib.suppress(FileExistsError):
                     os.mkfifo(path)
                 # Read and write: with a writer of its own a FIFO never reports end of file.
-                self._bell = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+                fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+                if self._bell < 0:
+                    self._bell = fd
+                else:
+                    # A handler was quicker.
+                    os.close(fd)
 
     @contextlib.contextmanager
     def _within_hearing(self, how: int) -> Iterator[None]:
@@ -95,7 +104,7 @@ class Bells:
 
     def _say(self) -> None:
         # Who waits for a commit is rung for everything: what the others of this process wait for is among it.
-        self._map[_WAITING + self._slot] = min(self._sleepers.values(), default=0)
+        self._map[_WAITING + self._slot] = min(list(self._sleepers.values()), default=0)
 
     def _path(self, slot: int) -> Path:
         return self._folder / f"{slot:03d}.bell"
@@ -113,6 +122,11 @@ class Bells:
             self._ring(slot)
 
     def _ring(self, slot: int) -> None:
+        with self._ringing:
+            if not self.closing:
+                self._write(slot)
+
+    def _write(self, slot: int) -> None:
         fd = self._others.get(slot, -1)
         try:
             if fd < 0:
@@ -122,9 +136,10 @@ class Bells:
             # Full: the sleeper has been rung already.
             return
         except OSError as exc:
-            if fd >= 0:
+            # Not twice: a handler may have done so.
+            if fd >= 0 and self._others.get(slot) == fd:
+                del self._others[slot]
                 os.close(fd)
-            self._others.pop(slot, None)
             if exc.errno in (errno.ENXIO, errno.EPIPE, errno.ENOENT):
                 # Nobody holds the other end: the waiter died and left its mark behind.
                 self._map[_WAITING + slot] = 0
@@ -139,10 +154,12 @@ class Bells:
             with contextlib.suppress(BlockingIOError):
                 os.write(self._bell, b"\x01")
             time.sleep(_DOZE)
-        if self._sleepers and not forked:
-            self._bell = -1
-        for fd in (self._bell, *self._others.values()):
-            if fd >= 0:
-                os.close(fd)
-        self._others.clear()
-        self._bell = self._slot = -1
+        # Of the threads that ring, a forked child has none either.
+        with contextlib.nullcontext() if forked else self._ringing:
+            if self._sleepers and not forked:
+                self._bell = -1
+            for fd in (self._bell, *self._others.values()):
+                if fd >= 0:
+                    os.close(fd)
+            self._others.clear()
+            self._bell = self._slot = -1
