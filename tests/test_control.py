@@ -466,6 +466,8 @@ def test_nobody_sleeps_or_rings_behind_the_end(root: Path) -> None:
     control.close()
     with pytest.raises(OSError, match="nobody sleeps"):
         control.bells.hang()
+    assert control.bells.listen(lambda: True, LONG, bells.ASLEEP)
+    assert not control.bells.listen(lambda: False, LONG, bells.ASLEEP)
     control.bells.ring_all()
     assert not (root / "clients" / "-01.bell").exists()
 

@@ -56,10 +56,16 @@ class Bells:
     def listen(self, heard: Callable[[], bool], timeout: float, how: int) -> bool:
         """Sleep until `heard()`, at most `timeout` seconds; whether it is. `how`: what is slept for."""
         deadline = time.monotonic() + timeout
-        with self._within_hearing(how):
-            while not (done := heard()) and not self.closing and (left := deadline - time.monotonic()) > 0:
-                self._ear.nap(self._bell, heard, min(left, _NAP))
-        return done
+        try:
+            with self._within_hearing(how):
+                while not (done := heard()) and not self.closing and (left := deadline - time.monotonic()) > 0:
+                    self._ear.nap(self._bell, heard, min(left, _NAP))
+            return done
+        except OSError:
+            if not self.closing:
+                raise
+            # Closed before this thread slept.
+            return heard()
 
     def nap(self, awake: Callable[[], bool], timeout: float, how: int) -> None:
         """Sleep until rung or `timeout` seconds have passed, unless `awake()` after who rings would be heard."""
