@@ -32,7 +32,9 @@ _STUCK: Final = 8
 _BEHIND: Final = 2.0
 """A thread has fallen behind when a round takes this many times what a write may wait."""
 _SLOW: Final = 3
-"""Rounds in a row that took too long for the other clients that wait: one alone may have met a slow disk."""
+"""Rounds in a row that took too long: one alone may have met a slow disk."""
+_LATE: Final = 10.0
+"""A round that takes this many times `sync_interval` is enough by itself."""
 _COMPANY: Final = 1.0
 """Seconds for which a client commits again and again beside others until it hires one."""
 _PATIENCE: Final = 5.0
@@ -210,7 +212,7 @@ class Assistant:
 
     def late(self, seconds: float) -> bool:
         """True if a round of so many seconds shows by itself that a thread falls behind."""
-        return seconds > _BEHIND * self._store.config.cold.sync_interval
+        return seconds > _LATE * self._store.config.cold.sync_interval
 
     def _hire(self) -> None:
         store, config, vector = self._store, self._store.config, self._store.config.vector

@@ -137,8 +137,9 @@ class Rounds:
         self.roused = False
         done = self._work()
         if done:
-            # What had to wait for this thread to wake up has waited, too.
-            self._hire_if(time.monotonic() - self._since if woken else 0.0)
+            # What had to wait for this thread to wake up has waited, too; but it lets writes gather.
+            late = time.monotonic() - self._since - self._store.interval / 2
+            self._hire_if(late if woken else 0.0)
         return done
 
     def _round(self) -> None:
