@@ -409,12 +409,12 @@ def test_a_stopped_helper_holds_nobody_up(root: Path) -> None:
 
 def test_one_slow_round_is_no_reason_to_hire_one(root: Path) -> None:
     """It may have met a slow disk; three in a row are."""
-    with tiermem.open(root, config=config(committer="auto", sync_interval=50.0)) as mem:
+    with tiermem.open(root, config=config(committer="auto", sync_interval=1.0)) as mem:
         coming = mem._store.committer.assistant
-        for seconds in (101.0, 101.0, 0.0, 499.0, 101.0):
+        for seconds in (2.1, 2.1, 0.0, 9.9, 2.1):
             coming.hire_if(seconds)
             assert coming._hirable == 0.0
-        coming.hire_if(101.0)
+        coming.hire_if(2.1)
         assert coming._hirable > 0.0
 
 
