@@ -68,7 +68,6 @@ def test_a_stopped_client_holds_nobody_up(root: Path) -> None:
             assert eventually(lambda: hands_over(mem) and busy.handing_over())
             mem.put("n", "theirs", 0, if_version=0)
             mem.put("n", "ours", 0, if_version=0)
-            committed = mem.stats().writes.committed
             busy.begin("swap_and_flush", "n", "theirs")
             count = 0
             cursor = mem.cursor("ours", start=0)

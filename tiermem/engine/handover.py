@@ -35,7 +35,7 @@ from tiermem.tiers.cold import answers
 from tiermem.tiers.cold.layout import Answer, pack_row, unpack_answer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from tiermem.codec.operation import Operation
@@ -160,8 +160,7 @@ class Handover:
     def _made(self, proposal: Proposal | None) -> list[int]:
         store = self._store
         store.check_writable()
-        # Alone nobody is held up, and a commit of one's own takes a fraction of the time.
-        if not (store.committer.assistant.present and store.control.shared):
+        if not self._handed_over:
             return self._commit(proposal)
         with store.committer.turn():
             store.check_writable()
@@ -184,7 +183,7 @@ class Handover:
         Who commits that itself holds others up, should it be stopped meanwhile.
         """
         store, control = self._store, self._store.control
-        if not (store.committer.assistant.present and control.shared):
+        if not self._handed_over:
             return False
 
         def applied() -> bool:
@@ -196,13 +195,7 @@ class Handover:
             control.bells.hang()
         except OSError:
             return False
-        for _ in range(LOOKS):
-            control.call_helper(haste=True)
-            if control.bells.listen(applied, LOOK, ASLEEP):
-                return True
-            if not self._attended():
-                break
-        return False
+        return self._waited(applied, ASLEEP)
 
     def withdraw(self) -> None:
         """Ask nothing any more, nor let what an earlier client in this slot has asked be done.
@@ -242,12 +235,31 @@ class Handover:
             answer = self._answer(store.slot, number)
             return answer is not None
 
-        for _ in range(LOOKS):
+        def ask() -> None:
             control.asking[store.slot] = 1
-            control.call_helper(haste=True)
-            if control.bells.listen(answered, LOOK, LISTENING) or not self._attended():
-                break
+
+        self._waited(answered, LISTENING, ask)
         return answer
+
+    def _waited(self, done: Callable[[], bool], how: int, ask: Callable[[], None] = lambda: None) -> bool:
+        """Ask the helper, and sleep until `done()`; False if it is gone, or has not come to it at any of some looks."""
+        control = self._store.control
+        for _ in range(LOOKS):
+            ask()
+            control.call_helper(haste=True)
+            if control.bells.listen(done, LOOK, how):
+                return True
+            if not self._attended():
+                break
+        return False
+
+    @property
+    def _handed_over(self) -> bool:
+        """Whether the helper commits what has to be committed now.
+
+        Alone nobody is held up, and a commit of one's own takes a fraction of the time.
+        """
+        return self._store.committer.assistant.present and self._store.control.shared
 
     def _attended(self) -> bool:
         """True if a helper is there that may still answer."""
