@@ -1,9 +1,10 @@
 """Processes beside each other: when a put of one is seen by another, and what a stopped or an idle one costs.
 
-    python benchmarks/visibility.py [--seconds 8] [--parts visible,flush,stopped,idle] [--json FILE] [--out FILE]
+    python benchmarks/visibility.py [--seconds 4] [--parts visible,flush,stopped,idle] [--json FILE] [--out FILE]
 
-A full run (all parts, 8 seconds each or more) writes docs/benchmarks/visibility.md; a narrower one only where `--out`
-says so. Every process is an interpreter of its own. A full run takes six minutes; nothing else should run meanwhile.
+A full run (all parts, 4 seconds each or more) writes docs/benchmarks/visibility.md; a narrower one only where `--out`
+says so. Every process is an interpreter of its own. What a put takes to be seen is measured five times in turn. A full
+run takes 15 minutes; nothing else should run meanwhile.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from _sheets import REQUIREMENTS, Requirement, Sheet, number, origin, show, verdict
@@ -24,7 +26,8 @@ from visibilitybench import cells
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks" / "visibility.md"
 PARTS = ("visible", "flush", "stopped", "idle")
-SECONDS = 8.0
+SECONDS = 4.0
+ROUNDS = 5
 RATE = 1_000
 PAUSE = 0.0002
 TURNS = 12
@@ -41,17 +44,19 @@ Document = dict[str, Any]
 def steps(parts: list[str], seconds: float) -> Iterator[tuple[str, str, tuple[Any, ...]]]:
     """(part, function of `cells`, its arguments) of every measurement."""
     if "visible" in parts:
-        for where in (cells.DISK, cells.MEMORY) if cells.SHM.is_dir() else (cells.DISK,):
-            if where == cells.DISK:
-                yield "sync", "synced", (seconds,)
-            for way in cells.WAYS:
-                yield "visible", "visible", (way, "auto", where, RATE, seconds)
-            yield "visible", "visible", ("get", cells.ORDINARY, where, RATE, seconds)
-            yield "visible", "visible", ("get", "thread", where, RATE, seconds)
-            for home in ("auto", "thread"):
-                yield "visible", "visible", ("get", home, where, RATE, seconds, PAUSE)
+        # Each row in every round: a disk that stalls for a while spoils a round of some rows, not a row.
+        for _ in range(ROUNDS if seconds >= SECONDS else 1):
+            for where in (cells.DISK, cells.MEMORY) if cells.SHM.is_dir() else (cells.DISK,):
+                if where == cells.DISK:
+                    yield "sync", "synced", (seconds,)
+                for way in cells.WAYS:
+                    yield "visible", "visible", (way, "auto", where, RATE, seconds)
+                yield "visible", "visible", ("get", cells.ORDINARY, where, RATE, seconds)
+                yield "visible", "visible", ("get", "thread", where, RATE, seconds)
+                for home in ("auto", "thread"):
+                    yield "visible", "visible", ("get", home, where, RATE, seconds, PAUSE)
     if "flush" in parts:
-        yield "flush", "flushed", (seconds,)
+        yield "flush", "flushed", (2 * seconds,)
     if "stopped" in parts:
         turns = TURNS if seconds >= SECONDS else 2
         for home in cells.HOMES:
@@ -85,6 +90,30 @@ def measured(parts: list[str], seconds: float, console: Console) -> Document:
     return document
 
 
+def over_rounds(cells_: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row for each cell that was measured in several rounds: medians, and the worst round."""
+    rounds: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for one in cells_:
+        rounds.setdefault((one["where"], one["way"], one["home"], one["pause"]), []).append(one)
+
+    def tail(one: dict[str, Any]) -> float:
+        return float(one["p99"] if one["p99"] is not None else one["max"])
+
+    # What has a home in the end may differ by chance; the last round tells, as good as any.
+    return [
+        {
+            **same[-1],
+            "count": sum(one["count"] for one in same),
+            "p50": median(one["p50"] for one in same),
+            "p99": median(map(tail, same)),
+            "worst": max(map(tail, same)),
+            "max": max(one["max"] for one in same),
+            "rounds": len(same),
+        }
+        for same in rounds.values()
+    ]
+
+
 def demands(found: dict[str, list[dict[str, Any]]]) -> list[Requirement]:
     """What was promised, beside what was measured."""
     made: list[Requirement] = []
@@ -92,12 +121,13 @@ def demands(found: dict[str, list[dict[str, Any]]]) -> list[Requirement]:
     def ask(text: str, said: str, holds: bool) -> None:
         made.append(Requirement(text, said, holds, verdict(holds)))
 
-    for one in found.get("visible", []):
+    for one in over_rounds(found.get("visible", [])):
         if one["home"] == "auto" and one["way"] != "ns[key]":
-            tail = one["p99"] if one["p99"] is not None else one["max"]
             loop = ("both spin" if not one["pause"] else "the reader waits") + f", store {one['where']}"
-            said = f"{number(tail)} ms" + ("" if one["p99"] is not None else " (max)")
-            ask(f"a put is seen by `{one['way']}` within 5 ms at p99, {RATE:,}/s, {loop}", said, tail < TARGET_MS)
+            said = f"{number(one['p99'])} ms"
+            if one["rounds"] > 1:
+                said += f" (worst of {one['rounds']} rounds: {number(one['worst'])})"
+            ask(f"a put is seen by `{one['way']}` within 5 ms at p99, {RATE:,}/s, {loop}", said, one["p99"] < TARGET_MS)
     for one in found.get("flush", []):
         ask("seen at once after `flush()`", f"{one['missed']} of {one['looks']:,} missed", not one["missed"])
     for one in found.get("stopped", []):
@@ -112,27 +142,38 @@ def demands(found: dict[str, list[dict[str, Any]]]) -> list[Requirement]:
     return made
 
 
+def stalls(syncs: list[dict[str, Any]]) -> str:
+    """What the disk itself took."""
+    if not syncs:
+        return ""
+    p50, p99 = (number(median(one[share] for one in syncs)) for share in ("p50", "p99"))
+    share = ", ".join(f"{one['stalled']:.1%}" for one in syncs)
+    return (
+        f"A sync of one page of a file on this disk, with nothing else at work, took {p50} ms at p50 and {p99} at p99, "
+        f"{number(max(one['max'] for one in syncs))} at most; syncs of more than 5 ms took, of the time of each round, "
+        f"{share}: where that is more than 1%, no p99 below 5 ms can be had."
+    )
+
+
 def sheets(found: dict[str, list[dict[str, Any]]]) -> list[Sheet]:
     """The tables of what was measured."""
     made = []
-    if rows := found.get("visible"):
+    if rows := over_rounds(found.get("visible", [])):
         text = (
             "The writer puts on a schedule in a loop of pure Python that never waits. The reader looks again and "
             f"again, in a loop that never waits either, or that sleeps {PAUSE * 1e3:g} ms after each look. The "
             "time runs from the beginning of the put to the end of the first look that finds it, or a later one: "
-            "the look is in it. Two seconds of the same load went before. `committer` is what was asked for, and "
-            "where commits were made at the end. `ns[key]` alone never looks at what others committed: a thread "
+            f"the look is in it. Two seconds of the same load went before. {rows[0]['rounds']} rounds of "
+            f"{rows[0]['seconds']:g} s each, in turn, a new store in each: medians of them, and the worst. "
+            "`committer` is what was asked for, and where commits were made at the end. `ns[key]` alone never looks at "
+            "what others committed: a thread "
             "does for it, four times a second. Where as many loops spin as there are cores, the helper has none of its "
             "own; it runs at real-time priority where the user may do that, as here. At ordinary priority it may have "
             "to wait for a tick of the system's clock (4 ms) after each of the two syncs of a commit. What is "
             "committed is synced before anybody sees it: a store in memory (`/dev/shm`) shows what is left. "
         )
-        text += "".join(
-            f"A sync of one page of a file on this disk, with nothing else at work, took {number(sync['p50'])} ms at "
-            f"p50, {number(sync['p99'])} at p99, {number(sync['p99.9'])} at p99.9 and {number(sync['max'])} at most."
-            for sync in found.get("sync", [])
-        )
-        columns = ["store", "seen by", "committer", "reader", "puts", "p50 ms", "p99 ms", "p99.9 ms", "max ms"]
+        text += stalls(found.get("sync", []))
+        columns = ["store", "seen by", "committer", "reader", "puts", "p50 ms", "p99 ms", "worst p99 ms", "max ms"]
         body = [
             [
                 one["where"],
@@ -140,7 +181,7 @@ def sheets(found: dict[str, list[dict[str, Any]]]) -> list[Sheet]:
                 one["home"] if one["home"] == one["committer"] else f"{one['home']}: {one['committer']}",
                 "waits" if one["pause"] else "spins",
                 f"{one['count']:,}",
-                *(number(one[share]) for share in ("p50", "p99", "p99.9", "max")),
+                *(number(one[share]) for share in ("p50", "p99", "worst", "max")),
             ]
             for one in rows
         ]

@@ -28,6 +28,7 @@ BESIDE: Final = 20
 """Other records of the namespace."""
 SECOND: Final = 1_000_000_000
 WARM: Final = 2.0
+STALL: Final = 0.005
 """Seconds of the same load before the first put that counts: who falls behind has hired a helper by then."""
 LAST: Final = 0.5
 """Seconds a reader goes on looking when the writer has ended."""
@@ -182,7 +183,10 @@ def read(pipe: Connection, root: Path, home: str, way: str, seconds: float, paus
 
 
 def synced(seconds: float) -> dict[str, Any]:
-    """What the disk takes to sync one page of a file that does not grow, every millisecond."""
+    """What the disk takes to sync one page of a file that does not grow, every millisecond.
+
+    stalled: the share of the time spent in syncs that took longer than `STALL` seconds.
+    """
     clock = time.perf_counter_ns
     spent = []
     with directory() as folder, (folder / "file").open("wb", buffering=0) as file:
@@ -195,7 +199,8 @@ def synced(seconds: float) -> dict[str, Any]:
             os.fdatasync(file.fileno())
             spent.append(float(clock() - start))
             time.sleep(0.001)
-    return percentiles(spent)
+    stalled = sum(ns for ns in spent if ns > STALL * SECOND)
+    return {**percentiles(spent), "stalled": stalled / (seconds * SECOND)}
 
 
 def visible(way: str, home: str, where: str, rate: int, seconds: float, pause: float = 0.0) -> dict[str, Any]:
