@@ -324,12 +324,12 @@ def test_a_walk_is_planned_only_where_it_is_cheaper(rows: int, share: float, k: 
     assert not way.effort or whole.effort <= way.effort
 
 
-@given(st.lists(st.tuples(st.integers(1, 10**6), st.floats(0, 1)), max_size=60))
-def test_merging_what_is_due_ends(given: list[tuple[int, float]]) -> None:
+@given(st.lists(st.tuples(st.integers(1, 10**6), st.floats(0, 1)), max_size=60), st.booleans())
+def test_merging_what_is_due_ends(given: list[tuple[int, float]], growing: bool) -> None:
     sizes = {number: (rows, int(rows * share)) for number, (rows, share) in enumerate(given)}
     total = sum(rows - dead for rows, dead in sizes.values())
     for fresh in range(1000, 1200):
-        chosen = due(sizes)
+        chosen = due(sizes, growing=growing)
         if not chosen:
             break
         assert set(chosen) <= set(sizes)
@@ -341,7 +341,7 @@ def test_merging_what_is_due_ends(given: list[tuple[int, float]]) -> None:
             del sizes[number]
         if left:
             sizes[fresh] = (left, 0)
-    assert due(sizes) == []
+    assert due(sizes, growing=growing) == []
     assert sum(rows - dead for rows, dead in sizes.values()) == total
     assert len(sizes) < FANOUT * 20
     assert all(dead <= rows * MOST_DEAD for rows, dead in sizes.values())
@@ -356,6 +356,19 @@ def test_the_smallest_are_merged_first_and_many_tombstones_are_swept() -> None:
     assert due(dict.fromkeys(range(FANOUT), (YOUNG, 0))) == list(range(FANOUT))
     sizes = dict.fromkeys(range(10), (10**6, 0)) | dict.fromkeys(range(90, 90 + YOUNG_FANOUT), (50, 0))
     assert due(sizes) == list(range(90, 90 + YOUNG_FANOUT))
+
+
+def test_what_can_grow_takes_up_the_others_once_they_are_worth_it() -> None:
+    assert due({1: (16_000, 0), 2: (1_900, 0)}, growing=True) == []
+    assert due({1: (16_000, 0), 2: (2_000, 0)}, growing=True) == [1, 2]
+    assert due({1: (16_000, 0), 2: (2_000, 0)}) == []
+    assert due({1: (16_000, 0), 2: (1_000, 0), 3: (1_500, 0), 4: (10**6, 0)}, growing=True) == [1, 2, 3]
+    # Of one with dead rows nothing can be kept, so that it is linked anew as seldom as may be.
+    assert due({1: (16_000, 1), 2: (2_000, 0)}, growing=True) == []
+    # What is no longer young takes up nothing, and nothing becomes twice as large as that.
+    assert due({1: (YOUNG, 0), 2: (YOUNG - 1, 0)}, growing=True) == []
+    assert due({1: (YOUNG - 1, 0), 2: (YOUNG - 2, 0), 3: (9_000, 0)}, growing=True) == [2, 3]
+    assert due({1: (10, 10), 2: (20, 20)}, growing=True) == [1, 2]
 
 
 # -------------------------------------------------------------------------------------------------------------- points

@@ -654,6 +654,54 @@ def test_what_an_engine_learns_from_reaches_as_far_as_any_point(
     assert alike(mem, matrix)
 
 
+@pytest.mark.parametrize("metric", ["cosine", "dot", "euclidean"])
+def test_a_graph_grows_as_long_as_all_its_rows_are_alive(store: Callable[..., Memory], metric: str) -> None:
+    grown: list[int] = []
+
+    class Growing(FaissEngine):
+        def grow(self, known: Path, rows: int, *arguments: Any, **options: Any) -> bool:
+            done = super().grow(known, rows, *arguments, **options)
+            grown.append(rows if done else 0)
+            return done
+
+    mem = store(engine=Growing(), metric=metric)
+    matrix = fill(mem)
+    mem.build_index(NS)
+    # Before, between and behind the others in time, and the longest of all.
+    rng = np.random.default_rng(5)
+    more = rng.standard_normal((300, 16)).astype(np.float32) * 9
+    first = next(iter(mem.scan(NS))).at
+    for number, vector in enumerate(more):
+        mem.put(NS, f"more{number}", number, vector=vector, at=first + (number - 150) / 1e3)
+    mem.build_index(NS)
+    assert grown == [ROWS]
+    assert vectors_of(mem).tail == 0
+    assert alike(mem, matrix)
+    for number in range(0, 300, 7):
+        assert f"more{number}" in [hit.key for hit in mem.search_similar(NS, more[number], k=10)]
+    # A row that is gone cannot be taken out of a graph, and one that was replaced is gone.
+    mem.put(NS, "more7", 0, vector=more[8])
+    mem.build_index(NS)
+    assert grown == [ROWS]
+    assert alike(mem, more)
+
+
+def test_a_damaged_graph_is_built_anew_from_its_rows(tmp_path: Path, store: Callable[..., Memory]) -> None:
+    mem = store()
+    matrix = fill(mem)
+    mem.build_index(NS)
+    (path,) = (found for found in files(tmp_path) if found.suffix == ".graph")
+    # It is mapped: another file takes its place.
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.unlink()
+    path.write_bytes(data)
+    mem.put(NS, "more", 0, vector=matrix[0] * 2)
+    mem.build_index(NS)
+    assert mem.check().ok
+    assert alike(mem, matrix)
+
+
 @pytest.mark.parametrize("left", [0, 2**60])
 def test_rows_are_read_one_by_one_only_where_memory_is_scarce(
     store: Callable[..., Memory], monkeypatch: pytest.MonkeyPatch, left: int

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import math
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 import tiermem
 from tests.workers import INLINE, START, Peer
-from tiermem import CheckReport, Config, Memory, Stats
+from tiermem import CheckReport, Config, Memory, Stats, StorageError
 from tiermem.engine.latency import Histogram
 from tiermem.types import UNSET, check_namespace, encode_key, encode_keys
 
@@ -328,3 +329,35 @@ def test_a_percentile_is_at_most_an_eighth_too_high(durations: list[int]) -> Non
         exact = ranked[max(0, math.ceil(part * len(ranked)) - 1)]
         assert exact - 1e-3 <= answer * 1e9 <= exact * 1.125 + 1e-3
     assert (found.calls, found.longest) == (len(durations), max(durations) / 1e9)
+
+
+@pytest.mark.parametrize("committer", ["thread", "inline"])
+@pytest.mark.parametrize("another", [False, True], ids=["gone", "replaced"])
+def test_a_store_whose_directory_was_removed_says_so(tmp_path: Path, committer: str, another: bool) -> None:
+    config = Config(cold=tiermem.ColdConfig(committer=committer, sync_interval=60.0))  # type: ignore[arg-type]  # one of those
+    root = tmp_path / "store"
+    mem = tiermem.open(root, config=config)
+    mem.put("a", "k", 1)
+    mem.flush()
+    shutil.rmtree(root)
+    if another:
+        root.mkdir()
+    mem.put("a", "k2", 2)
+    calls: list[Callable[[], object]] = [
+        mem.flush,
+        lambda: mem.put("a", "k3", 3, durable=True),
+        lambda: mem.put("a", "k3", 3, if_version=1),
+        lambda: mem.create_namespace("b"),
+        mem.stats,
+        mem.check,
+        mem.compact,
+        lambda: mem.backup(tmp_path / "backup"),
+        lambda: mem.cursor("c"),
+        mem.close,
+    ]
+    for call in calls:
+        with pytest.raises(StorageError, match="was removed while it was open"):
+            call()
+    with tiermem.open(root) as fresh:
+        assert fresh.get("a", "k") is None
+        assert fresh.check().ok

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -103,6 +103,32 @@ class VectorEngine(Protocol):
 
         Raises:
             CorruptionError: the file cannot be read. MissingExtra: a package is not installed.
+        """
+        ...
+
+
+@runtime_checkable
+class GrowingEngine(VectorEngine, Protocol):
+    """An engine that can build an index by adding to one it has built before."""
+
+    def grow(
+        self,
+        known: Path,
+        rows: int,
+        order: RowArray,
+        points: Iterator[FloatArray],
+        dimension: int,
+        path: Path,
+        threads: int,
+        progress: Callable[[int], None],
+        *,
+        sample: FloatArray,
+        inner_product: bool = False,
+    ) -> bool:
+        """Write an index over `points` as `build` does, from the one in `known` over `rows` of them.
+
+        First come the points of that one, in the order of its rows, then the others; row i of the new index is the
+        point that comes at place `order[i]`. False: that would not do, no point was taken, and nothing was written.
         """
         ...
 

@@ -202,6 +202,7 @@ def check(store: Store, *, repair: bool) -> CheckReport:
     Raises:
         CorruptionError: LMDB's own pages are damaged, and other processes have the store open.
     """
+    store.check_place()
     if not repair:
         return _look(store)
     store.check_writable()

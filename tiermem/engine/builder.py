@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -20,11 +21,11 @@ import numpy as np
 
 from tiermem.config import ColdConfig
 from tiermem.engine.generations import sync_folder
-from tiermem.errors import CorruptionError, TiermemError, file_error
-from tiermem.protocols import VectorEngine
+from tiermem.errors import CorruptionError, IncompatibleFormatError, TiermemError, file_error
+from tiermem.protocols import GrowingEngine, VectorEngine
 from tiermem.tiers.cold import ColdEnv, Snapshot
 from tiermem.tiers.vector.choice import EngineOptions, engine_of
-from tiermem.tiers.vector.graphfile import seal_graph
+from tiermem.tiers.vector.graphfile import seal_graph, verify_graph
 from tiermem.tiers.vector.rowfile import Place, RowFile, sync_rows, write_rows
 from tiermem.tiers.vector.scores import as_points
 from tiermem.tiers.vector.shelf import Shelf
@@ -32,6 +33,8 @@ from tiermem.types import Progress
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
+
+    from tiermem.tiers.cold.layout import SegmentInfo
 
 CHUNK: Final = 8_192
 _STRIP: Final = 512
@@ -62,6 +65,10 @@ class Job(msgspec.Struct):
     threads: int
     awaited: bool
     options: EngineOptions
+
+    def make(self, rows: int) -> VectorEngine:
+        """The shipped engine that builds it over so many rows."""
+        return self.options.make(rows, awaited=self.awaited)
 
 
 class Built(msgspec.Struct):
@@ -119,6 +126,7 @@ def build(env: ColdEnv, shelf: Shelf, job: Job, engine_for: Callable[[int], Vect
             if info is None or info.dropped:
                 return Built(0, 0, graph=False)
             inputs, gathered = _gather(snapshot, shelf, job, info.prefix, info.dimension)
+            published = snapshot.segments(info.prefix)
             total = len(gathered.keys)
             if not total:
                 return Built(0, 0, graph=False, namespace=info.id)
@@ -143,16 +151,9 @@ def build(env: ColdEnv, shelf: Shelf, job: Job, engine_for: Callable[[int], Vect
             if graph:
                 engine = engine_for(total)
                 rows = RowFile(fresh[0], job.number, seal)
-                engine.build(
-                    _points(rows),
-                    total,
-                    dimension,
-                    fresh[1],
-                    job.threads,
-                    lambda done: progress(done, total),
-                    sample=sample.points(rows.about.largest),
-                    inner_product=metric == "dot",
-                )
+                known = _largest_whole(shelf, inputs, published, engine.name, source, row)
+                learned = sample.points(rows.about.largest)
+                _link(engine, rows, fresh[1], known, job.threads, lambda done: progress(done, total), learned)
                 seal_graph(fresh[1], engine.name, job.number, seal)
                 fresh[1].rename(graph_path)
             synced.result()
@@ -198,10 +199,65 @@ class _Sample:
         return seen if self._metric == "cosine" else as_points(self._metric, seen, largest)
 
 
-def _points(rows: RowFile) -> Iterator[NDArray[np.float32]]:
+def _points(rows: RowFile, order: NDArray[np.int64] | None = None) -> Iterator[NDArray[np.float32]]:
     about = rows.about
     for start in range(0, about.rows, CHUNK):
-        yield as_points(about.metric, rows.span(start, min(start + CHUNK, about.rows)), about.largest)
+        stop = min(start + CHUNK, about.rows)
+        vectors = rows.span(start, stop) if order is None else rows.take(order[start:stop])
+        yield as_points(about.metric, vectors, about.largest)
+
+
+def _largest_whole(
+    shelf: Shelf,
+    inputs: list[RowFile],
+    published: dict[int, SegmentInfo],
+    engine: str,
+    source: NDArray[np.int64],
+    row: NDArray[np.int64],
+) -> tuple[Path, NDArray[np.int64]] | None:
+    """The graph of that engine over the most rows of those whose rows are all taken over, and their places."""
+    for at, rows in sorted(enumerate(inputs), key=lambda pair: -pair[1].rows):
+        places = np.flatnonzero(source == at)
+        known = published[rows.number]
+        if known.graph and np.array_equal(row[places], np.arange(rows.rows)):
+            path = shelf.graph_path(rows.number)
+            # What is wrong with it is said where it is opened to be searched; the rows are all that is needed here.
+            with suppress(CorruptionError, IncompatibleFormatError):
+                if verify_graph(path, rows, known.seal) == engine:
+                    return path, places
+    return None
+
+
+def _link(
+    engine: VectorEngine,
+    rows: RowFile,
+    path: Path,
+    known: tuple[Path, NDArray[np.int64]] | None,
+    threads: int,
+    tell: Callable[[int], None],
+    sample: NDArray[np.float32],
+) -> None:
+    """Write the graph over `rows`: the one that is known of some of them, grown, if the engine does that."""
+    about = rows.about
+    inner_product = about.metric == "dot"
+    if known is not None and isinstance(engine, GrowingEngine):
+        old, places = known
+        came = np.concatenate([places, np.delete(np.arange(about.rows), places)])
+        if engine.grow(
+            old,
+            len(places),
+            np.argsort(came),
+            _points(rows, came),
+            about.dimension,
+            path,
+            threads,
+            tell,
+            sample=sample,
+            inner_product=inner_product,
+        ):
+            return
+    points = _points(rows)
+    engine.build(points, about.rows, about.dimension, path, threads, tell, sample=sample, inner_product=inner_product)
 
 
 def _gather(
@@ -310,7 +366,7 @@ def _build(job: Job) -> Built:
     env = ColdEnv(root, job.generation, ColdConfig(), read_only=True)
     try:
         shelf = Shelf(root / "segments", engine_of)
-        return build(env, shelf, job, job.options.make, lambda rows, total: _tell([rows, total]))
+        return build(env, shelf, job, job.make, lambda rows, total: _tell([rows, total]))
     finally:
         env.close()
 

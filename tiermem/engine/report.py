@@ -31,6 +31,7 @@ def _held_pages(store: Store) -> list[str]:
 
 def stats(store: Store) -> Stats:
     """The numbers of this moment; each part is consistent in itself."""
+    store.check_place()
     hot, committer = store.hot, store.committer
     with store.lock:
         hot_stats = HotStats(

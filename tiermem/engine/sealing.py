@@ -16,6 +16,7 @@ from tiermem.engine.publishing import publish
 from tiermem.engine.workshop import Workshop
 from tiermem.errors import CorruptionError, LockTimeout, TiermemError
 from tiermem.policy.merging import due
+from tiermem.protocols import GrowingEngine, VectorEngine
 from tiermem.tiers.cold import sealed
 from tiermem.tiers.filelock import exclusive
 from tiermem.tiers.vector.choice import EngineOptions, engine_of
@@ -24,7 +25,6 @@ from tiermem.types import Progress
 
 if TYPE_CHECKING:
     from tiermem.engine.store import Store
-    from tiermem.protocols import VectorEngine
 
 PATIENCE: Final = 3_600.0
 """Seconds to wait for another process that is building, where the caller wants the result."""
@@ -88,6 +88,18 @@ class Sealer:
         own = self.store.config.vector.engine
         return own if not isinstance(own, str) and own.name == name else engine_of(name)
 
+    @property
+    def _engine(self) -> VectorEngine:
+        """What builds here."""
+        own = self.store.config.vector.engine
+        return self._options.make() if isinstance(own, str) else own
+
+    @property
+    def _options(self) -> EngineOptions:
+        vector = self.store.config.vector
+        engine = vector.engine if isinstance(vector.engine, str) else ""
+        return EngineOptions(engine, vector.index, vector.m, vector.ef_construction)
+
     # In the background
 
     def _tend(self, name: str) -> None:
@@ -122,7 +134,7 @@ class Sealer:
                 if time.monotonic() < self._mended.get(name, 0.0):
                     graphless = []
                 sizes = {number: (known.rows, known.dead_rows) for number, known in published.items()}
-                chosen = graphless or due(sizes)
+                chosen = graphless or due(sizes, growing=isinstance(self._engine, GrowingEngine))
                 if not chosen:
                     return
                 number = self._make_or_condemn(name, chosen, unsealed=False)
@@ -202,8 +214,6 @@ class Sealer:
         self, name: str, inputs: list[int], *, unsealed: bool, awaited: bool = False, progress: Progress | None = None
     ) -> int:
         store = self.store
-        vector = store.config.vector
-        engine = vector.engine if isinstance(vector.engine, str) else ""
         while True:
             with store.cold.read() as snapshot:
                 info = snapshot.info(name)
@@ -217,7 +227,7 @@ class Sealer:
                 unsealed,
                 (os.cpu_count() or 1) if awaited else 1,
                 awaited,
-                EngineOptions(engine, vector.index, vector.m, vector.ef_construction),
+                self._options,
             )
             # Whatever ends this early may leave files behind.
             self._tidy = False

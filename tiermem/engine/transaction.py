@@ -34,6 +34,8 @@ class Transaction:
     def _begin(self) -> Writer:
         store = self._store
         config = store.config
+        # LMDB would go on in files that have no name any more.
+        store.check_place()
         while True:
             cold = store.cold
             self._write = cold.write()

@@ -70,7 +70,7 @@ class Workshop:
         if child is None:
             # One thread: after a parallel region in this process, a forked child could hang in one.
             alone = msgspec.structs.replace(job, threads=1)
-            return _here(store, alone, job.options.make if isinstance(own, str) else lambda rows: own, progress)
+            return _here(store, alone, job.make if isinstance(own, str) else lambda rows: own, progress)
         built = None
         with self._lock:
             self._children.add(child)

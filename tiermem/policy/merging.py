@@ -11,16 +11,21 @@ YOUNG: Final = 32_768
 """Segments of fewer rows are soon merged, and each costs a search about the same:"""
 YOUNG_FANOUT: Final = 2
 """so many of one size become one."""
+GROWTH: Final = 8
+"""Where a graph can grow, the largest of them takes up the others once they hold one part in so many of its rows: each
+is linked once, and written so many times, where merging by twos links it anew each time."""
 MOST_DEAD: Final = 0.25
 """A segment with a larger share of tombstones is rewritten."""
 
 
-def due(sizes: Mapping[int, tuple[int, int]]) -> list[int]:
+def due(sizes: Mapping[int, tuple[int, int]], *, growing: bool = False) -> list[int]:
     """The segments to merge next, of all with their (rows, dead rows); empty for none.
 
     Sizes are compared by powers of `FANOUT`, below `YOUNG` by those of `YOUNG_FANOUT`. The smallest are merged first,
-    since that is soon done.
+    since that is soon done. growing: the graph of a segment without dead rows can be added to.
     """
+    if growing and (taken := _taken_up(sizes)):
+        return taken
     tiers: dict[int, list[int]] = {}
     for number, (rows, dead) in sizes.items():
         tier, left = 0, max(1, rows - dead)
@@ -35,3 +40,15 @@ def due(sizes: Mapping[int, tuple[int, int]]) -> list[int]:
         if len(tiers[tier]) >= (YOUNG_FANOUT if tier < 0 else FANOUT):
             return sorted(tiers[tier])
     return [number for number, (rows, dead) in sorted(sizes.items()) if dead > rows * MOST_DEAD][:1]
+
+
+def _taken_up(sizes: Mapping[int, tuple[int, int]]) -> list[int]:
+    """A young segment that can grow, and those it is to take up; empty for none."""
+    young = sorted((rows - dead, number) for number, (rows, dead) in sizes.items() if rows - dead < YOUNG)
+    while sum(rows for rows, _ in young) >= 2 * YOUNG:
+        young.pop()
+    if not young:
+        return []
+    largest, number = young[-1]
+    rest = sum(rows for rows, _ in young[:-1])
+    return sorted(at for _, at in young) if rest * GROWTH >= largest and not sizes[number][1] and rest else []

@@ -60,11 +60,14 @@ def build(
 ) -> None:
     """`engine.build` of `points` in chunks by one thread, so that no pool is left behind; `rows` are announced."""
 
-    def chunks() -> Iterator[Points]:
-        for start in range(0, len(points), chunk):
-            yield points[start : start + chunk]
+    announced = len(points) if rows is None else rows
+    engine.build(chunks(points, chunk), announced, points.shape[1], path, 1, progress, sample=points)
 
-    engine.build(chunks(), len(points) if rows is None else rows, points.shape[1], path, 1, progress, sample=points)
+
+def chunks(points: Points, chunk: int = CHUNK) -> Iterator[Points]:
+    """`points`, so many at a time."""
+    for start in range(0, len(points), chunk):
+        yield points[start : start + chunk]
 
 
 def near(index: VectorIndex, query: Points, count: int, effort: int, allowed: NDArray[np.uint8] | None = None) -> Rows:

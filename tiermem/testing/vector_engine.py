@@ -19,8 +19,9 @@ import pytest
 from numpy.typing import NDArray
 
 from tiermem.errors import CorruptionError
-from tiermem.protocols import VectorEngine, VectorIndex
+from tiermem.protocols import GrowingEngine, VectorEngine, VectorIndex
 from tiermem.testing.points import (
+    CHUNK,
     EFFORT,
     K,
     Points,
@@ -29,6 +30,7 @@ from tiermem.testing.points import (
     bits_of,
     build,
     check,
+    chunks,
     clustered,
     distances,
     near,
@@ -102,6 +104,45 @@ class VectorEngineSuite:
         points, _ = clustered(given, 8)
         with pytest.raises(ValueError, match="1000"):
             build(engine, points, tmp_path / "graph", rows=1000)
+
+    @pytest.mark.parametrize("known", [1, ROWS // 2, ROWS - 1, ROWS])
+    @pytest.mark.parametrize("chunk", [CHUNK, ROWS])
+    @pytest.mark.parametrize("behind", [False, True], ids=["scattered", "first"])
+    def test_what_is_added_to_an_index_is_found(
+        self, known: int, chunk: int, behind: bool, engine: VectorEngine, tmp_path: Path
+    ) -> None:
+        if not isinstance(engine, GrowingEngine):
+            pytest.skip("the engine builds anew")
+        points, queries = clustered(ROWS, DIMENSION)
+        # Nothing of what is added lies as far out as some of it does.
+        points[-1] *= 3
+        old = np.sort(np.random.default_rng(known).permutation(ROWS)[:known]) if not behind else np.arange(known)
+        came = np.concatenate([old, np.delete(np.arange(ROWS), old)])
+        build(engine, points[old], tmp_path / "known")
+        told: list[int] = []
+        taken = chunks(points[came], chunk)
+        arguments = tmp_path / "known", known, np.argsort(came), taken, DIMENSION, tmp_path / "graph", 1, told.append
+        if not engine.grow(*arguments, sample=points):
+            assert len(next(taken)) == min(chunk, ROWS)
+            assert not told
+            assert not (tmp_path / "graph").exists()
+            return
+        assert told[-1] == ROWS
+        index = engine.load(tmp_path / "graph", DIMENSION, ROWS)
+        assert self._recall(index, points, queries, None) >= self.recall
+        assert all(row in near(index, points[row], K, EFFORT) for row in range(0, ROWS, 7))
+
+    def test_an_index_that_is_no_good_is_not_added_to(self, engine: VectorEngine, tmp_path: Path) -> None:
+        if not isinstance(engine, GrowingEngine):
+            pytest.skip("the engine builds anew")
+        points, _ = clustered(500, 8)
+        build(engine, points[:300], tmp_path / "known")
+        (tmp_path / "garbage").write_bytes(bytes(1000))
+        for path, rows, dimension in (("garbage", 300, 8), ("known", 299, 8), ("known", 300, 7)):
+            some = np.ascontiguousarray(points[:, :dimension])
+            arguments = tmp_path / path, rows, np.arange(500), chunks(some), dimension, tmp_path / "graph", 1
+            assert not engine.grow(*arguments, lambda done: None, sample=some)
+            assert not (tmp_path / "graph").exists()
 
     def test_bytes_behind_the_graph_are_ignored(self, engine: VectorEngine, tmp_path: Path) -> None:
         points, queries = clustered(500, 7)

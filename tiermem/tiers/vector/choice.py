@@ -20,12 +20,14 @@ class EngineOptions(msgspec.Struct, frozen=True):
     m: int
     ef_construction: int
 
-    def make(self, rows: int = YOUNG) -> VectorEngine:
+    def make(self, rows: int = YOUNG, *, awaited: bool = True) -> VectorEngine:
         """The engine they ask for; its package is imported when it first builds or opens something.
 
-        A graph of few rows is soon merged away, and found in with ease: its links are chosen with half the effort.
+        A graph of few rows is soon merged away, and found in with ease: its links are chosen with half the effort. Of
+        one that nobody asked for, few are twice as many: it has grown out of such a one.
         """
-        breadth = self.ef_construction if rows >= YOUNG else max(8, self.ef_construction // 2)
+        few = YOUNG if awaited else 2 * YOUNG
+        breadth = self.ef_construction if rows >= few else max(8, self.ef_construction // 2)
         if self.engine == "hnswlib":
             from tiermem.tiers.vector.hnswlib_engine import HnswlibEngine
 

@@ -98,23 +98,63 @@ class FaissEngine:
             for chunk in points:
                 index.add(chunk)
                 progress(index.ntotal)
-            if index.ntotal != rows:
-                raise ValueError(f"{index.ntotal} points were given, {rows} announced")
-            # Through Python's file, so that a full disk is an OSError with its errno and any path will do.
-            with path.open("wb", buffering=0) as file:
-                faiss.write_index(index, faiss.PyCallbackIOWriter(_whole(file)))
+            _write(faiss, index, rows, path)
+
+    def grow(
+        self,
+        known: Path,
+        rows: int,
+        order: NDArray[np.int64],
+        points: Iterator[NDArray[np.float32]],
+        dimension: int,
+        path: Path,
+        threads: int,
+        progress: Callable[[int], None],
+        *,
+        sample: NDArray[np.float32],
+        inner_product: bool = False,
+    ) -> bool:
+        """See `GrowingEngine`. Only graphs grow, and only those whose links were chosen as widely at least."""
+        if self.index not in ("hnsw", "hnsw_sq8"):
+            return False
+        faiss = _faiss()
+        with _team(faiss, threads):
+            try:
+                index = _opened(faiss, known, 0)
+            except CorruptionError:
+                # Said where it is opened to be searched.
+                return False
+            metric = faiss.METRIC_INNER_PRODUCT if inner_product else faiss.METRIC_L2
+            if type(index) is not getattr(faiss, _CLASSES[self.index]):
+                return False
+            shape = index.ntotal, index.d, index.metric_type, index.hnsw.nb_neighbors(0)
+            if shape != (rows, dimension, metric, 2 * self.m) or index.hnsw.efConstruction < self.ef_construction:
+                return False
+            index.hnsw.efConstruction = self.ef_construction
+            # The links stay, the codes are made anew: their range is another.
+            storage = faiss.downcast_index(index.storage)
+            storage.reset()
+            if self.index == "hnsw_sq8":
+                storage.train(_range(sample))
+            for chunk in points:
+                old = min(len(chunk), max(0, rows - storage.ntotal))
+                if old:
+                    storage.add(chunk[:old])
+                if old < len(chunk):
+                    # Never of nothing: the graph would take its rows for as many as have codes so far.
+                    index.add(chunk[old:])
+                progress(storage.ntotal)
+            if not np.array_equal(order, np.arange(len(order))):
+                index.permute_entries(order)
+            _write(faiss, index, len(order), path)
+        return True
 
     def load(self, path: Path, dimension: int, rows: int, *, inner_product: bool = False) -> VectorIndex:
         """Map the index at `path`; opens in time proportional to the rows' levels, not to their points."""
         faiss = _faiss()
         # The tables of a product quantizer are computed in parallel and held by every process: search without.
         flags = faiss.IO_FLAG_MMAP_IFC | faiss.IO_FLAG_SKIP_PRECOMPUTE_TABLE
-        try:
-            # By descriptor, because faiss takes no path that is not UTF-8.
-            with path.open("rb") as file:
-                index = faiss.read_index(f"/proc/self/fd/{file.fileno()}", flags)
-        except (RuntimeError, MemoryError) as error:
-            raise CorruptionError(f"{path.name} is not an index that faiss reads: {error}") from error
+        index = _opened(faiss, path, flags)
         name = "IndexFlatIP" if inner_product and self.index == "flat" else _CLASSES[self.index]
         kind = getattr(faiss, name)
         metric = faiss.METRIC_INNER_PRODUCT if inner_product else faiss.METRIC_L2
@@ -271,6 +311,23 @@ class _FaissGraph:
                 self._index.search_c(1, pointer(point), count, scratch.pointer, pointer(found), parameters)
         else:
             self._index.search_c(1, pointer(point), count, scratch.pointer, pointer(found), parameters)
+
+
+def _opened(faiss: Any, path: Path, flags: int) -> Any:
+    try:
+        # By descriptor, because faiss takes no path that is not UTF-8.
+        with path.open("rb") as file:
+            return faiss.read_index(f"/proc/self/fd/{file.fileno()}", flags)
+    except (RuntimeError, MemoryError) as error:
+        raise CorruptionError(f"{path.name} is not an index that faiss reads: {error}") from error
+
+
+def _write(faiss: Any, index: Any, rows: int, path: Path) -> None:
+    if index.ntotal != rows:
+        raise ValueError(f"{index.ntotal} points were given, {rows} announced")
+    # Through Python's file, so that a full disk is an OSError with its errno and any path will do.
+    with path.open("wb", buffering=0) as file:
+        faiss.write_index(index, faiss.PyCallbackIOWriter(_whole(file)))
 
 
 def _noise(faiss: Any, index: Any) -> float:

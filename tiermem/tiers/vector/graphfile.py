@@ -42,14 +42,13 @@ def seal_graph(path: Path, engine: str, number: int, rows_seal: int) -> None:
         os.fsync(file.fileno())
 
 
-def load_graph(path: Path, rows: RowFile, rows_seal: int, engine_of: Callable[[str], VectorEngine]) -> VectorIndex:
-    """The graph in `path`, verified whole before its engine opens it.
+def verify_graph(path: Path, rows: RowFile, rows_seal: int) -> str:
+    """The name of the engine that wrote the graph in `path`, every byte of which was looked at.
 
     Raises:
-        CorruptionError: it is missing, torn, damaged, another one, or the engine cannot read it.
+        CorruptionError: it is missing, torn, damaged, or another one.
         IncompatibleFormatError: it is of a newer format.
         StorageError: it cannot be opened or read by this process now.
-        MissingExtra: its engine is not installed.
     """
     try:
         with path.open("rb") as file:
@@ -78,12 +77,21 @@ def load_graph(path: Path, rows: RowFile, rows_seal: int, engine_of: Callable[[s
             digest.update(name)
             if digest.intdigest() != checksum:
                 raise CorruptionError(f"segment file {path.name} fails its checksum")
+        return name.decode()
     except OSError as exc:
         raise unreadable(path, exc) from exc
-    try:
-        engine = engine_of(name.decode())
     except UnicodeDecodeError as exc:
         raise CorruptionError(f"segment file {path.name} names no engine") from exc
+
+
+def load_graph(path: Path, rows: RowFile, rows_seal: int, engine_of: Callable[[str], VectorEngine]) -> VectorIndex:
+    """The graph in `path`, verified whole before its engine opens it.
+
+    Raises:
+        CorruptionError, IncompatibleFormatError, StorageError: as `verify_graph`, or the engine cannot read it.
+        MissingExtra: its engine is not installed.
+    """
+    engine = engine_of(verify_graph(path, rows, rows_seal))
     try:
         return engine.load(path, rows.dimension, rows.rows, inner_product=rows.about.metric == "dot")
     except TiermemError:
