@@ -90,9 +90,8 @@ class VectorTier:
             self.bury(gone)
         keys = [row.key for row in rows]
         hashes = hash_keys(keys)
-        found = [(part, part.places(keys, hashes)) for part in self.parts]
         # Most keys are new, and most segments hold none of them.
-        found = [(part, places) for part, places in found if places.max(initial=-1) >= 0]
+        found = [(part, part.places(keys, hashes)) for part in self.parts if part.segment.rows.likely(hashes)]
         versions = [self.tail.version(key) for key in keys]
         for part, places in found:
             for at in np.flatnonzero(places >= 0).tolist():

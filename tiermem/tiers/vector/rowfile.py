@@ -254,6 +254,11 @@ class RowFile:
             for (score, _), (key, metadata), version, moment in zip(scored, self.heads(rows), versions, at, strict=True)
         ]
 
+    def likely(self, hashes: NDArray[np.uint64]) -> bool:
+        """Whether it holds any of the keys of these hashes; seldom true where it does not."""
+        places = self._hashes.searchsorted(hashes)
+        return self.rows > 0 and bool((self._hashes.take(places, mode="clip") == hashes).any())
+
     def find(self, keys: Sequence[str], hashes: NDArray[np.uint64] | None = None) -> NDArray[np.int64]:
         """The row of each key, -1 where there is none; `hashes` are those of `keys`, if they are known."""
         found = np.full(len(keys), -1, np.int64)
