@@ -288,11 +288,12 @@ class Soak:
             worker.role.memory.add_memory(moment, worker.child.pid)
         self._helper.memory.add_memory(moment, holder(self._root / LOCK))
         sizes: Counter[str] = Counter({"data.mdb": 0, "journals": 0, "segments": 0, "other files": 0})
-        for path in self._root.rglob("*"):
-            with suppress(OSError):
-                kind = path.relative_to(self._root).parts[0]
-                kind = path.name if path.name == "data.mdb" else kind if kind in sizes else "other files"
-                sizes[kind] += path.lstat().st_blocks * 512
+        # What is removed meanwhile is passed over: a compaction leaves whole directories behind.
+        for folder, _, names in os.walk(self._root):
+            for path in (Path(folder, name) for name in names):
+                kind = path.name if path.name == "data.mdb" else path.relative_to(self._root).parts[0]
+                with suppress(OSError):
+                    sizes[kind if kind in sizes else "other files"] += path.lstat().st_blocks * 512
         for name, size in sizes.items():
             self.report.files.setdefault(name, Series()).add(moment, size / 2**20)
 

@@ -85,9 +85,3 @@ class Shelf:
                 gained += path.stat().st_size
                 path.unlink(missing_ok=True)
         return gained
-
-    @property
-    def file_bytes(self) -> int:
-        """Bytes of all segment files."""
-        paths = self.folder.iterdir() if self.folder.is_dir() else ()
-        return sum(path.stat().st_size for path in paths if _NAME.fullmatch(path.name))
