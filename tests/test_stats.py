@@ -7,6 +7,7 @@ import dataclasses
 import math
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -361,3 +362,49 @@ def test_a_store_whose_directory_was_removed_says_so(tmp_path: Path, committer: 
     with tiermem.open(root) as fresh:
         assert fresh.get("a", "k") is None
         assert fresh.check().ok
+
+
+@pytest.mark.parametrize("committer", ["thread", "inline"])
+def test_a_store_whose_parent_is_no_directory_any_more_says_so_and_is_closed(tmp_path: Path, committer: str) -> None:
+    config = Config(cold=tiermem.ColdConfig(committer=committer, sync_interval=60.0))  # type: ignore[arg-type]  # one of those
+    above, moved = tmp_path / "above", tmp_path / "moved"
+    mem = tiermem.open(above / "store", config=config)
+    mem.put("a", "k", 0)
+    mem.flush()
+    above.rename(moved)
+    above.write_text("")
+    mem.put("a", "k", 1)
+    for call in (mem.flush, mem.stats, mem.check, mem.close):
+        with pytest.raises(StorageError, match="was removed while it was open"):
+            call()
+    # What was written meanwhile stands in the journal.
+    with tiermem.open(moved / "store") as found:
+        assert found.get("a", "k") == 1
+        assert found.check().ok
+
+
+WITHOUT_PRIVILEGES = """
+import os, sys
+from pathlib import Path
+import tiermem
+above = Path(sys.argv[1])
+with tiermem.open(above / "store", config=tiermem.Config(cold=tiermem.ColdConfig(committer="inline"))) as mem:
+    mem.put("a", "k", 1, durable=True)
+    above.chmod(0)
+    if os.geteuid() == 0:
+        os.seteuid(65534)
+    mem.put("a", "k", 2, durable=True)
+print("durable")
+"""
+
+
+def test_who_may_no_longer_look_up_the_directory_goes_on_in_it(
+    tmp_path: Path, run_python: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    above = tmp_path / "above"
+    above.mkdir()
+    done = run_python(WITHOUT_PRIVILEGES, above)
+    above.chmod(0o700)
+    assert done.stdout == "durable\n", done.stderr
+    with tiermem.open(above / "store") as mem:
+        assert mem.get("a", "k") == 2

@@ -32,7 +32,7 @@ from tiermem.engine.proposals import Proposal
 from tiermem.engine.reentry import refuse_reentry
 from tiermem.engine.rounds import Rounds
 from tiermem.engine.space import Decode, Space, Spaces, Tables
-from tiermem.errors import ClosedError, EncodingError, ReadOnlyError, StorageError, TiermemError
+from tiermem.errors import ClosedError, EncodingError, ReadOnlyError, StorageError, TiermemError, file_error
 from tiermem.policy.eviction import DEFAULT
 from tiermem.protocols import Clock, Embedder
 from tiermem.tiers.cold import ColdEnv
@@ -245,7 +245,14 @@ class Store:
 
     def check_place(self) -> None:
         """StorageError once the directory was removed, or another has taken its place."""
-        if _place(self.root) != self._place:
+        try:
+            place = _place(self.root)
+        except PermissionError:
+            # Who has dropped privileges since goes on in the files that are open.
+            return
+        except OSError as exc:
+            raise file_error(exc)(f"{self.root} cannot be looked up: {exc}") from exc
+        if place != self._place:
             raise StorageError(f"{self.root} was removed while it was open")
 
     def check_writable(self) -> None:
@@ -341,6 +348,6 @@ def _place(root: Path) -> tuple[int, int] | None:
     """What tells a directory from another of the same path; None where there is none."""
     try:
         found = os.stat(root)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return found.st_dev, found.st_ino
