@@ -686,6 +686,29 @@ def test_a_graph_grows_as_long_as_all_its_rows_are_alive(store: Callable[..., Me
     assert alike(mem, more)
 
 
+@pytest.mark.parametrize(("index", "segments"), [("hnsw", 1), ("hnsw_sq8", 1), ("flat", 2), ("ivf", 2), ("ivfpq", 2)])
+def test_only_what_grows_takes_up_much_smaller_segments(
+    store: Callable[..., Memory], monkeypatch: pytest.MonkeyPatch, index: str, segments: int
+) -> None:
+    mem = store(engine=FaissEngine(index))
+    matrix = fill(mem)
+    sealer = mem._store.sealer
+    mem.build_index(NS)
+    for number in range(ROWS // 4):
+        mem.put(NS, f"more{number}", number, vector=matrix[number] * 2)
+    mem.flush()
+    sealer._make(NS, [], unsealed=True)
+    looked_at: list[Path] = []
+    verify = builder.verify_graph
+    monkeypatch.setattr(builder, "verify_graph", lambda path, *rest: looked_at.append(path) or verify(path, *rest))
+    sealer._merge(NS)
+    assert vectors_of(mem).segments == segments
+    # Where they are made one all the same, the graph that was there is of no use to what does not grow.
+    mem.build_index(NS)
+    assert vectors_of(mem).segments == 1
+    assert len(looked_at) == 2 - segments
+
+
 def test_a_damaged_graph_is_built_anew_from_its_rows(tmp_path: Path, store: Callable[..., Memory]) -> None:
     mem = store()
     matrix = fill(mem)

@@ -111,6 +111,11 @@ class VectorEngine(Protocol):
 class GrowingEngine(VectorEngine, Protocol):
     """An engine that can build an index by adding to one it has built before."""
 
+    @property
+    def grows(self) -> bool:
+        """Whether it does that at all, as it is set up: which segments are merged, and when, is chosen by it."""
+        ...
+
     def grow(
         self,
         known: Path,

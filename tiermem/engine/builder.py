@@ -151,7 +151,7 @@ def build(env: ColdEnv, shelf: Shelf, job: Job, engine_for: Callable[[int], Vect
             if graph:
                 engine = engine_for(total)
                 rows = RowFile(fresh[0], job.number, seal)
-                known = _largest_whole(shelf, inputs, published, engine.name, source, row)
+                known = _largest_whole(shelf, inputs, published, engine, source, row)
                 learned = sample.points(rows.about.largest)
                 _link(engine, rows, fresh[1], known, job.threads, lambda done: progress(done, total), learned)
                 seal_graph(fresh[1], engine.name, job.number, seal)
@@ -211,11 +211,16 @@ def _largest_whole(
     shelf: Shelf,
     inputs: list[RowFile],
     published: dict[int, SegmentInfo],
-    engine: str,
+    engine: VectorEngine,
     source: NDArray[np.int64],
     row: NDArray[np.int64],
 ) -> tuple[Path, NDArray[np.int64]] | None:
-    """The graph of that engine over the most rows of those whose rows are all taken over, and their places."""
+    """The graph of that engine over the most rows of those whose rows are all taken over, and their places.
+
+    None for an engine that would not add to it: it is read whole here.
+    """
+    if not (isinstance(engine, GrowingEngine) and engine.grows):
+        return None
     for at, rows in sorted(enumerate(inputs), key=lambda pair: -pair[1].rows):
         places = np.flatnonzero(source == at)
         known = published[rows.number]
@@ -223,7 +228,7 @@ def _largest_whole(
             path = shelf.graph_path(rows.number)
             # What is wrong with it is said where it is opened to be searched; the rows are all that is needed here.
             with suppress(CorruptionError, IncompatibleFormatError):
-                if verify_graph(path, rows, known.seal) == engine:
+                if verify_graph(path, rows, known.seal) == engine.name:
                     return path, places
     return None
 

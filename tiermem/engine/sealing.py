@@ -134,7 +134,8 @@ class Sealer:
                 if time.monotonic() < self._mended.get(name, 0.0):
                     graphless = []
                 sizes = {number: (known.rows, known.dead_rows) for number, known in published.items()}
-                chosen = graphless or due(sizes, growing=isinstance(self._engine, GrowingEngine))
+                engine = self._engine
+                chosen = graphless or due(sizes, growing=isinstance(engine, GrowingEngine) and engine.grows)
                 if not chosen:
                     return
                 number = self._make_or_condemn(name, chosen, unsealed=False)

@@ -70,6 +70,11 @@ class FaissEngine:
         """ "faiss/" and the index type."""
         return f"faiss/{self.index}"
 
+    @property
+    def grows(self) -> bool:
+        """Graphs do; lists and centroids are made anew, and of codes alone nothing is saved."""
+        return self.index in ("hnsw", "hnsw_sq8")
+
     def __repr__(self) -> str:
         return f"FaissEngine({self.index!r}, m={self.m}, ef_construction={self.ef_construction})"
 
@@ -115,7 +120,7 @@ class FaissEngine:
         inner_product: bool = False,
     ) -> bool:
         """See `GrowingEngine`. Only graphs grow, and only those whose links were chosen as widely at least."""
-        if self.index not in ("hnsw", "hnsw_sq8"):
+        if not self.grows:
             return False
         faiss = _faiss()
         with _team(faiss, threads):
