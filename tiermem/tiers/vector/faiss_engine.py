@@ -149,6 +149,9 @@ class FaissEngine:
                     # Never of nothing: the graph would take its rows for as many as have codes so far.
                     index.add(chunk[old:])
                 progress(storage.ntotal)
+            if not storage.ntotal == index.ntotal == len(order):
+                # What the library would not look at: it takes codes from beyond those there are.
+                raise ValueError(f"{storage.ntotal} points were given, {len(order)} announced")
             if not np.array_equal(order, np.arange(len(order))):
                 index.permute_entries(order)
             _write(faiss, index, len(order), path)
