@@ -14,7 +14,7 @@ import pytest
 from tiermem.errors import CorruptionError, InvalidArgument, MissingExtra
 from tiermem.protocols import VectorEngine
 from tiermem.testing import VectorEngineSuite
-from tiermem.testing.vector_engine import build, clustered
+from tiermem.testing.vector_engine import build, chunks, clustered
 from tiermem.tiers.vector import faiss_engine
 from tiermem.tiers.vector.faiss_engine import FaissEngine
 from tiermem.tiers.vector.hnswlib_engine import HnswlibEngine
@@ -82,6 +82,20 @@ def test_one_thread_builds_the_same_bytes_again(index: str, tmp_path: Path) -> N
     for name in ("first", "second"):
         build(FaissEngine(index), points, tmp_path / name)
     assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
+
+
+@pytest.mark.parametrize("index", ["hnsw", "hnsw_sq8"])
+def test_rows_added_a_few_at_a_time_lie_as_high_as_others(index: str, tmp_path: Path) -> None:
+    points, _ = clustered(1500, 8)
+    engine, path = FaissEngine(index), tmp_path / "graph"
+    build(engine, points[:500], path)
+    for rows in range(500, 1500, 5):
+        taken = chunks(points[: rows + 5])
+        order = np.arange(rows + 5)
+        assert engine.grow(path, rows, order, taken, 8, path, 1, lambda done: None, sample=points)
+    levels = faiss.vector_to_array(faiss.read_index(str(path)).hnsw.levels)[500:]
+    # One in `m` has links above the lowest level.
+    assert 1000 / 16 / 2 < np.count_nonzero(levels > 1) < 1000 / 16 * 2
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 1e30])

@@ -136,6 +136,8 @@ class FaissEngine:
             if shape != (rows, dimension, metric, 2 * self.m) or index.hnsw.efConstruction < self.ef_construction:
                 return False
             index.hnsw.efConstruction = self.ef_construction
+            # Not kept in the file: else levels are drawn from the beginning again, and of few rows none lies high.
+            index.hnsw.rng = faiss.RandomGenerator(rows)
             # The links stay, the codes are made anew: their range is another.
             storage = faiss.downcast_index(index.storage)
             storage.reset()
