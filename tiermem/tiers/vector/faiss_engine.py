@@ -145,8 +145,7 @@ class FaissEngine:
                 storage.train(_range(sample))
             for chunk in points:
                 old = min(len(chunk), max(0, rows - storage.ntotal))
-                if old:
-                    storage.add(chunk[:old])
+                storage.add(chunk[:old])
                 if old < len(chunk):
                     # Never of nothing: the graph would take its rows for as many as have codes so far.
                     index.add(chunk[old:])
@@ -381,8 +380,7 @@ def _training(sample: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _range(sample: NDArray[np.float32]) -> NDArray[np.float32]:
     """The least and the greatest coordinates of `sample`: all that the range of codes is learned from."""
-    ends: NDArray[np.float32] = np.clip(np.stack([sample.min(axis=0), sample.max(axis=0)]), -_LARGEST, _LARGEST)
-    return ends
+    return np.stack([sample.min(axis=0), sample.max(axis=0)]).clip(-_LARGEST, _LARGEST)
 
 
 def _parts(dimension: int) -> int:
