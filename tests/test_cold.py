@@ -23,7 +23,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from tests.workers import eventually
 from tiermem.clock import sortable
 from tiermem.codec.compress import Compressor
-from tiermem.codec.frame import DECIDED, HAS_VECTOR, NEVER, STREAM, peek, seal, unpack_frame
+from tiermem.codec.frame import HAS_VECTOR, NEVER, STREAM, peek, seal, unpack_frame
 from tiermem.codec.operation import DELETE, PUT, Operation
 from tiermem.config import CodecConfig, ColdConfig
 from tiermem.errors import (
@@ -176,7 +176,7 @@ def test_a_late_plain_write_stands_above_a_decided_one(cold: Cold) -> None:
     assert cold.record("k") == (late, b"\x03")
     (gone,) = cold.apply(delete("k", version(2)), decided=True)
     assert gone > late
-    (late,) = cold.apply(put("k", version(1), b"\x04"))
+    (late,) = cold.apply(put("k", version(4), b"\x04"))
     assert cold.record("k") == (late, b"\x04")
     assert late > gone
 
@@ -196,17 +196,35 @@ def test_plain_writes_behind_a_decided_one_rank_as_their_clients_gave_them(cold:
     assert cold.apply(put("k", other + 1, b"\x08")) == [other + 1]
 
 
-def test_decided_is_kept_in_the_frame_and_lost_with_the_next_plain_write(cold: Cold) -> None:
-    def flags() -> int:
-        with cold.env.read() as snapshot:
-            info = snapshot.info("n")
-            assert info is not None
-            return peek(snapshot.txn.get(info.prefix + b"k", db=snapshot.dbs.records)).flags
+@pytest.mark.parametrize("gone", [False, True])
+def test_what_is_older_than_what_a_decided_write_found_comes_too_late(cold: Cold, gone: bool) -> None:
+    """It came into a journal that was drained before the one that held the newer."""
+    cold.apply(put("k", version(10, 1), b"\x01"))
+    (decided,) = cold.apply(delete("k", version(20)) if gone else put("k", version(20), b"\x02"), decided=True)
+    assert cold.apply(put("k", version(9, 2), b"\x03")) == [0]
+    assert cold.apply(delete("k", version(8, 2))) == [0]
+    (late,) = cold.apply(put("k", version(11, 2), b"\x04"))
+    assert late > decided
+    assert cold.record("k") == (late, b"\x04")
 
-    cold.apply(put("k", version(20)), decided=True)
-    assert flags() & DECIDED
-    cold.apply(put("k", version(21), flags=DECIDED | STREAM))
-    assert flags() == STREAM, "a client cannot say of itself that it was decided"
+
+def test_a_row_of_decided_writes_ranks_as_what_the_first_found(cold: Cold) -> None:
+    cold.apply(put("k", version(10, 1), b"\x01"))
+    for number in (20, 21, 22):
+        cold.apply(put("k", version(number), b"\x02"), decided=True)
+    cold.apply(delete("k", version(23)), decided=True)
+    cold.apply(put("k", version(24), b"\x02"), decided=True)
+    assert cold.apply(put("k", version(10, 1), b"\x03"), put("k", version(9, 3), b"\x03")) == [0, 0]
+    (late,) = cold.apply(put("k", version(12, 2), b"\x04"))
+    assert cold.record("k") == (late, b"\x04")
+
+
+def test_a_client_cannot_set_flags_of_the_store(cold: Cold) -> None:
+    cold.apply(put("k", version(20)), put("k", version(21), flags=0xFC | STREAM))
+    with cold.env.read() as snapshot:
+        info = snapshot.info("n")
+        assert info is not None
+        assert peek(snapshot.txn.get(info.prefix + b"k", db=snapshot.dbs.records)).flags == STREAM
 
 
 def test_a_deleted_record_stays_deleted(cold: Cold) -> None:
@@ -249,6 +267,23 @@ def test_after_floors_were_forgotten_late_writes_stand_above_the_horizon(cold: C
     assert cold.apply(put("new", late + 5)) == [late + 5]
     cold.do(upkeep.purge_floors)
     assert cold.state().horizon == version(30), "without floors there is nothing to forget"
+
+
+def test_a_floor_outlives_the_transaction_that_set_it(cold: Cold) -> None:
+    """Beside the drain something may have come into a journal that is older than a delete in one that came later."""
+    cold.apply(put("k", version(10)), put("other", version(11)), delete("other", version(12)))
+
+    def drained(writer: Any) -> None:
+        assert writer.apply(delete("k", version(30))) == version(30)
+        upkeep.purge_floors(writer)
+
+    cold.do(drained)
+    assert (cold.state().floors, cold.state().horizon) == (1, version(12))
+    assert cold.apply(put("k", version(29))) == [0]
+    assert cold.record("k") is None
+    assert cold.apply(put("other", version(11, 3)))[0] > version(12)
+    cold.do(upkeep.purge_floors)
+    assert cold.state().floors == 0
 
 
 def test_a_drop_leaves_a_floor_for_the_whole_namespace(cold: Cold) -> None:
@@ -406,8 +441,8 @@ class ColdMachine(RuleBasedStateMachine):
                 row = snapshot.txn.get(info.prefix + key.encode(), db=snapshot.dbs.records)
                 head = peek(row)
             given = self.cold.apply(put(key, head.version - 1, b"\x09", namespace=name, now=self.now))[0]
-            # A decided write is followed by whatever is drained later; a plain one stands against lower versions.
-            if head.flags & DECIDED or head.version - 1 > head.given or (info.floor >= head.version - 1 > 0 and given):
+            # A decided write is followed by what is newer than what it found; a plain one stands against lower ones.
+            if head.version - 1 > head.given or (info.floor >= head.version - 1 > 0 and given):
                 assert given > head.version
                 self.model[name, key] = (b"\x09", NEVER)
             else:

@@ -210,7 +210,7 @@ def test_a_vector_row_of_a_length_no_vector_has(size: int) -> None:
 
 
 def test_flags_are_bits_of_their_own() -> None:
-    flags = [module.HAS_VECTOR, module.STREAM, module.DECIDED]
+    flags = [module.HAS_VECTOR, module.STREAM]
     assert len({flag.bit_length() for flag in flags}) == len(flags)
     assert all(flag.bit_count() == 1 for flag in flags)
     assert math.isinf(NEVER)

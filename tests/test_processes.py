@@ -21,12 +21,16 @@ from typing import Any
 import pytest
 
 import tiermem
-from tests.workers import NO_BELLS, QUIET, Peer, config, eventually, in_child, join
+from tests.workers import INLINE, NO_BELLS, QUIET, Peer, config, eventually, in_child, join
 from tiermem import Record, SimulatedClock, VersionConflict
 from tiermem.cli import main
+from tiermem.engine import proposals
+from tiermem.engine.journals import Journals
 from tiermem.tiers.cold import ColdEnv
+from tiermem.tiers.cold.layout import SLOT_MASK
 
 BRISK = config(sync_interval=0.005)
+ALONE = tiermem.Config(cold=INLINE)
 V = [1.0, 0.0, 0.0]
 
 THREADS = 16
@@ -329,6 +333,86 @@ def test_a_compare_and_set_sees_every_put_acknowledged_before_it(root: Path, pee
     a.put("n", "other", 5)
     b.update("n", "other", metadata={"m": 1})
     assert a.get("n", "other") == b.get("n", "other") == 5
+
+
+Between = Callable[[int, Callable[[], object]], None]
+
+
+@pytest.fixture
+def between(monkeypatch: pytest.MonkeyPatch) -> Between:
+    """`between(slot, do)`: when this process next drains all journals, `do` once that of `slot` is done."""
+
+    def arrange(slot: int, do: Callable[[], object]) -> None:
+        drain, waiting = Journals._apply, [do]
+
+        def draining(self: Journals, writer: Any, journal: Any, *arguments: Any) -> int:
+            position = drain(self, writer, journal, *arguments)
+            if waiting and int(journal.path.stem) == slot:
+                waiting.pop()()
+            return position
+
+        monkeypatch.setattr(Journals, "_apply", draining)
+
+    return arrange
+
+
+@pytest.mark.parametrize("older", ["put", "delete"])
+def test_what_comes_beside_a_drain_does_not_undo_what_came_after_it(
+    root: Path, peer: MakePeer, between: Between, monkeypatch: pytest.MonkeyPatch, older: str
+) -> None:
+    """An older write, into a journal that was drained already, and a newer one, which the drain comes upon."""
+    with tiermem.open(root, config=ALONE) as mem:
+        first, second = peer(root, config=ALONE), peer(root, config=ALONE)
+        slot = first.put("n", "k", "before") & SLOT_MASK
+        assert second.put("n", "other", 0) & SLOT_MASK > slot
+        mem.flush()
+        newer: list[int] = []
+
+        def write() -> None:
+            if older == "put":
+                first.put("n", "k", "old")
+            else:
+                assert first.delete("n", "k")
+            newer.append(second.put("n", "k", "new"))
+
+        decide = proposals.decide
+
+        def expecting(store: Any, writer: Any, proposal: proposals.Proposal) -> Any:
+            # What it finds, which nobody could know when it began.
+            proposal.conditions = [("n", "k", newer[0], False)]
+            return decide(store, writer, proposal)
+
+        between(slot, write)
+        monkeypatch.setattr(proposals, "decide", expecting)
+        mem.put("n", "k", "replaced", if_version=1)
+        mem.flush()
+        assert mem.get("n", "k") == first.get("n", "k") == second.get("n", "k") == "replaced"
+        # What is newer than what was replaced stands above that.
+        second.put("n", "k", "newest")
+        mem.flush()
+        assert mem.get("n", "k") == first.get("n", "k") == "newest"
+
+
+def test_what_comes_beside_a_drain_is_not_brought_back_where_deletes_are_forgotten(
+    root: Path, peer: MakePeer, between: Between
+) -> None:
+    with tiermem.open(root, config=ALONE) as mem:
+        first, second = peer(root, config=ALONE), peer(root, config=ALONE)
+        slot = first.put("n", "gone", 0) & SLOT_MASK
+        assert second.put("n", "other", 0) & SLOT_MASK > slot
+        mem.delete("n", "gone")
+        mem.flush()
+
+        def write() -> None:
+            first.put("n", "k", "old")
+            second.put("n", "k", "new")
+            assert second.delete("n", "k")
+
+        between(slot, write)
+        mem._store.committer.upkeep.run()
+        mem.flush()
+        assert mem.get("n", "k") is None
+        assert first.get("n", "k") is None
 
 
 def test_no_acknowledged_put_is_lost_to_a_compare_and_set_that_began_after_it(root: Path, peer: MakePeer) -> None:

@@ -15,10 +15,8 @@ NEVER: Final = float("inf")
 
 HAS_VECTOR: Final = 1
 STREAM: Final = 2
-DECIDED: Final = 4
-"""Written inside a transaction that had drained every journal: a later-drained put stands above it."""
 _RANKED: Final = 8
-"""Its version was given at the commit; the one its client gave ends the frame, and puts are ranked by that."""
+"""It does not rank by its version: what it ranks by ends the frame."""
 
 RAW: Final = 0
 ZSTD: Final = 1
@@ -51,7 +49,8 @@ Outline: TypeAlias = tuple[int, int, float, float, bytes]
 class Frame(NamedTuple):
     """A decoded record frame; `body` is the value as stored, still compressed if `codec` says so.
 
-    `given` is the version its client gave: not `version` where the commit had to give a higher one.
+    `given` is what it ranks by among journaled writes: the version its client gave, where the commit had to give a
+    higher one; of a write that was decided inside a commit, what the record it found ranked by.
     """
 
     codec: int

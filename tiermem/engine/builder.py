@@ -21,7 +21,7 @@ import numpy as np
 
 from tiermem.config import ColdConfig
 from tiermem.engine.generations import sync_folder
-from tiermem.errors import CorruptionError, IncompatibleFormatError, TiermemError, file_error
+from tiermem.errors import CorruptionError, IncompatibleFormatError, StorageError, TiermemError, file_error
 from tiermem.protocols import GrowingEngine, VectorEngine
 from tiermem.tiers.cold import ColdEnv, Snapshot
 from tiermem.tiers.vector.choice import EngineOptions, engine_of
@@ -227,7 +227,7 @@ def _largest_whole(
         if known.graph and np.array_equal(row[places], np.arange(rows.rows)):
             path = shelf.graph_path(rows.number)
             # What is wrong with it is said where it is opened to be searched; the rows are all that is needed here.
-            with suppress(CorruptionError, IncompatibleFormatError):
+            with suppress(CorruptionError, IncompatibleFormatError, StorageError):
                 if verify_graph(path, rows, known.seal) == engine.name:
                     return path, places
     return None

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from tiermem.codec.frame import (
     AT,
     CREATED,
-    DECIDED,
     EXPIRES,
     FLAGS,
     FRAME_FORMAT,
@@ -100,12 +99,8 @@ def vector_of(snapshot: Snapshot, key: bytes, version: int) -> bytes:
 
 
 def stands(op: Operation, committed: Head) -> bool:
-    """True if a pending operation hides what is committed under its key.
-
-    A record decided inside a commit had this journal drained: what is still pending came after it, and
-    will be given a version above it.
-    """
-    return op.version > committed.given or bool(committed.flags & DECIDED)
+    """True if a pending operation hides what is committed under its key, as it will once it is committed."""
+    return op.version > committed.given
 
 
 def overlay(frames: dict[bytes, bytes], waiting: dict[bytes, Operation]) -> tuple[dict[bytes, Row], dict[bytes, bytes]]:

@@ -124,7 +124,7 @@ class Upkeep:
         with store.cold.read() as snapshot:
             floors = snapshot.state().floors
         if floors and store.journals.behind() <= CALM:
-            # With every journal drained in the same transaction, nothing older than a floor can come any more.
+            # With every journal drained, nothing older than a floor that was there before can come any more.
             store.committer.commit(everything=True, work=self._forget)
         self.train()
 

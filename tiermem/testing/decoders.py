@@ -121,7 +121,7 @@ def _record(compressor: Compressor) -> Decoder:
     for flags, dictionary, given, value in (
         (0, 0, 5, "small"),
         (frame.HAS_VECTOR, 0, 4, {"text": "abc" * 100}),
-        (frame.DECIDED | frame.STREAM, 1, 5, "the quick brown fox, venue: NYSE, text: side: buy"),
+        (frame.HAS_VECTOR | frame.STREAM, 1, 5, "the quick brown fox, venue: NYSE, text: side: buy"),
     ):
         raw = encode(value)
         codec, number, body = compressor.compress(raw, dictionary)
@@ -177,7 +177,7 @@ def _small_rows() -> list[Decoder]:
     structs: list[tuple[str, bytes, Callable[[bytes, bytes], Answer], bytes, Answer]] = [
         ("counters", b"state", lambda _, data: layout.State.unpack(data), state.pack(), state),
         ("vector row", KEY, frame.unpack_vector, pack_vector(KEY, 9, vector), (9, vector)),
-        ("floor", KEY, layout.unpack_floor, layout.pack_floor(KEY, 9, 8, True), (9, 8, True)),
+        ("floor", KEY, layout.unpack_floor, layout.pack_floor(KEY, 9, 8), (9, 8)),
         ("journal mark", KEY, layout.unpack_mark, layout.pack_mark(KEY, mark), mark),
         ("name", KEY, lambda key, data: layout.text(unseal(key, data)), seal(KEY, b"desk/obs"), "desk/obs"),
     ]

@@ -45,7 +45,7 @@ U32: Final = struct.Struct(">I")
 U64: Final = struct.Struct(">Q")
 ANSWER: Final = b"?"
 """Behind a slot in the keys of marks: what is there is no mark, but that client's newest answer."""
-_FLOOR: Final = struct.Struct("<QQ?")
+_FLOOR: Final = struct.Struct("<QQ")
 _MARK: Final = struct.Struct("<4Q")
 _STATE: Final = struct.Struct("<8Q")
 
@@ -219,15 +219,15 @@ def unpack_log_row(key: bytes, data: bytes | memoryview) -> LogRow:
     return row
 
 
-def pack_floor(key: bytes, version: int, given: int, decided: bool) -> bytes:
-    """The sealed row of a floor: version, the version its client gave, decided."""
-    return seal(key, _FLOOR.pack(version, given, decided))
+def pack_floor(key: bytes, version: int, given: int) -> bytes:
+    """The sealed row of a floor: its version, and the one it ranks by."""
+    return seal(key, _FLOOR.pack(version, given))
 
 
-def unpack_floor(key: bytes, data: bytes | memoryview) -> tuple[int, int, bool]:
+def unpack_floor(key: bytes, data: bytes | memoryview) -> tuple[int, int]:
     """What `pack_floor` was given; CorruptionError if it is damaged."""
-    version, given, decided = _fixed(_FLOOR, key, data)
-    return version, given, decided
+    version, given = _fixed(_FLOOR, key, data)
+    return version, given
 
 
 def pack_mark(key: bytes, mark: Mark) -> bytes:

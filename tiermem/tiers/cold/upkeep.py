@@ -37,7 +37,7 @@ def sweep(w: Writer, now: float, limit: int) -> int:
             continue
         _, version, given, _, _ = peek(row)
         w.remove(names[prefix], key, row)
-        w.set_floor(key, version, given, False)
+        w.set_floor(key, version, given)
         w.changes.append((names[prefix], key[4:].decode(), OP_EXPIRE, version))
         done += 1
     return done
@@ -61,6 +61,8 @@ def collect(w: Writer, limit: int) -> int:
                 w.txn.delete(key, db=w.dbs.expiry)
             if db is w.dbs.floors:
                 w.counters.floors -= len(keys)
+                for key in keys:
+                    w.floored.pop(key, None)
             w.wrote = w.wrote or bool(keys)
             done += len(keys)
             if done >= limit:
@@ -72,12 +74,17 @@ def collect(w: Writer, limit: int) -> int:
 
 
 def purge_floors(w: Writer) -> None:
-    """Forget all floors. The caller has drained every journal in this transaction."""
-    if w.counters.floors:
+    """Forget all floors but those of this transaction, in which the caller has drained every journal.
+
+    What has come into one since it was drained may be older than a delete that stood in the next.
+    """
+    if w.counters.floors > len(w.floored):
         w.txn.drop(w.dbs.floors, delete=False)
+        for key, floor in w.floored.items():
+            w.txn.put(key, floor, db=w.dbs.floors)
         w.wrote = True
-        w.counters.floors = 0
-        w.counters.horizon = w.counters.highest
+        w.counters.floors = len(w.floored)
+        w.counters.horizon = w.before
 
 
 def trim_log(w: Writer, keep: int) -> None:

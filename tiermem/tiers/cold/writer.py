@@ -10,7 +10,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from tiermem.codec.compress import MAX_DICTIONARY_RECORD, MIN_DICTIONARY_RECORD, Compressor
-from tiermem.codec.frame import DECIDED, HAS_VECTOR, NEVER, STREAM, intact, pack_frame, pack_vector, peek, seal
+from tiermem.codec.frame import HAS_VECTOR, NEVER, STREAM, intact, pack_frame, pack_vector, peek, seal
 from tiermem.codec.operation import DELETE, PUT, Operation
 from tiermem.errors import CorruptionError
 from tiermem.tiers.cold.layout import (
@@ -54,8 +54,8 @@ class Writer(Snapshot):
 
     A row read from the transaction points into its pages: it is read before the next write, never after.
 
-    `changes` are the log entries of this transaction, `dirty` the namespaces whose rows it rewrites;
-    `superseded` counts operations that a higher version had made void.
+    `changes` are the log entries of this transaction, `dirty` the namespaces whose rows it rewrites, `floored` the
+    floors it has set; `before` was the highest version when it began; `superseded` counts what a higher one made void.
     """
 
     def __init__(self, env: ColdEnv, txn: Any, compressor: Compressor, metric: str, sampler: Sampler) -> None:
@@ -71,6 +71,8 @@ class Writer(Snapshot):
         self.wrote = False
         self._infos: dict[str, NamespaceInfo | None] = {}
         self._last: dict[bytes, bytes] = {}
+        self.floored: dict[bytes, bytes] = {}
+        self.before = self.counters.highest
         self.dirty: set[str] = set()
 
     def info(self, name: str) -> NamespaceInfo | None:
@@ -191,8 +193,7 @@ class Writer(Snapshot):
     def apply(self, op: Operation, *, decided: bool = False) -> int:
         """Apply one operation; the version it got, or 0 if a higher version makes it void.
 
-        `decided` says that every journal was drained in this transaction, so what a later one
-        brings came after `op`, whatever its version says.
+        `decided`: every journal was drained in this transaction, and `op` comes after all that was in them.
         """
         # Even a delete of nothing needs a row for the namespace: it leaves a floor for puts yet to come.
         info = self.live(op.namespace) or self.changed(op.namespace)
@@ -202,9 +203,9 @@ class Writer(Snapshot):
         if row is not None and not intact(key, row):
             # Nothing in a damaged frame may decide over what was acknowledged.
             self._discard(op.namespace, key)
-            row, version = None, self._next_version(0, op.version)
+            row, version, rank = None, self._next_version(0, op.version), op.version
         else:
-            version = self._rank(op, info, key, row, decided)
+            version, rank = self._rank(op, info, key, row, decided)
         if version == 0:
             self.superseded += 1
             return 0
@@ -214,36 +215,40 @@ class Writer(Snapshot):
                 self.remove(op.namespace, key, row)
             if existed:
                 self.changes.append((op.namespace, op.key, OP_DELETE, version))
-            self.set_floor(key, version, op.version, decided)
+            self.set_floor(key, version, rank)
             return version
-        self._store(op, info, key, row, version, decided)
+        self._store(op, info, key, row, version, rank)
         self.changes.append((op.namespace, op.key, OP_PUT, version))
         return version
 
-    def _rank(self, op: Operation, info: NamespaceInfo, key: bytes, row: memoryview | None, decided: bool) -> int:
-        """The version at which `op` takes effect, or 0 if what is there already stands above it.
+    def _rank(
+        self, op: Operation, info: NamespaceInfo, key: bytes, row: memoryview | None, decided: bool
+    ) -> tuple[int, int]:
+        """The version at which `op` takes effect, or 0 if what is there already stands above it; and by what it ranks.
 
-        Plain writes are ranked among each other by the versions their clients gave, whatever versions
-        a commit had to give them since: a client's next write never ranks below its last.
+        Plain writes are ranked among each other by the versions their clients gave, whatever versions a commit had to
+        give them since: a client's next write never ranks below its last. A decided one ranks as what it found: while
+        journals are drained one after the other, what comes into one may be older than what the next one holds.
         """
-        above, given, final = info.floor, info.floor, True
+        above, given = info.floor, 0
         if row is not None:
             head = peek(row)
             if head.version > above:
-                above, given, final = head.version, head.given, bool(head.flags & DECIDED)
+                above, given = head.version, head.given
         elif self.counters.floors and (floor := self.txn.get(key, db=self.dbs.floors)) is not None:
             try:
-                above, given, final = unpack_floor(key, floor)
+                above, given = unpack_floor(key, floor)
             except CorruptionError:
-                above, final = self.counters.highest, True
+                above = self.counters.highest
         elif op.version <= self.counters.horizon:
-            above, final = self.counters.horizon, True
-        if op.version <= given and not (final or decided):
-            return 0
-        return op.version if op.version > above else self._next_version(above, op.version)
+            above = self.counters.horizon
+        if op.version <= given and not decided:
+            return 0, given
+        version = op.version if op.version > above else self._next_version(above, op.version)
+        return version, given if decided else op.version
 
     def _store(
-        self, op: Operation, info: NamespaceInfo, key: bytes, row: memoryview | None, version: int, decided: bool
+        self, op: Operation, info: NamespaceInfo, key: bytes, row: memoryview | None, version: int, rank: int
     ) -> None:
         txn, dbs = self.txn, self.dbs
         created = op.now
@@ -258,8 +263,9 @@ class Writer(Snapshot):
             if timed:
                 txn.delete(expiry_key(head.expires, key), db=dbs.expiry)
         elif self.counters.floors and txn.delete(key, db=dbs.floors):
+            self.floored.pop(key, None)
             self.counters.floors -= 1
-        flags = op.flags & _KEPT_FLAGS | (DECIDED if decided else 0)
+        flags = op.flags & _KEPT_FLAGS
         size = len(op.value)
         codec, dictionary, body = self.compressor.compress(op.value, self._known(info.dictionary))
         sample = self._sample_of(op.namespace, info)
@@ -267,7 +273,7 @@ class Writer(Snapshot):
             sample(op.value)
         now, expires, metadata = op.now, op.expires, op.metadata
         frame = pack_frame(
-            key, codec, flags, dictionary, version, op.version, op.at, created, now, expires, metadata, size, body
+            key, codec, flags, dictionary, version, rank, op.at, created, now, expires, metadata, size, body
         )
         if row_bytes > _OVERFLOW:
             # LMDB shrinks an overflow value in place and leaks the pages behind it.
@@ -283,12 +289,7 @@ class Writer(Snapshot):
             txn.put(key, pack_vector(key, version, op.vector), db=dbs.vectors)
         elif had_vector:
             txn.delete(key, db=dbs.vectors)
-        added = (
-            int(row is None),
-            int(op.expires != NEVER) - int(timed),
-            int(bool(op.vector)) - int(had_vector),
-            bool(op.flags & STREAM),
-        )
+        added = int(row is None), (op.expires != NEVER) - timed, bool(op.vector) - had_vector, bool(op.flags & STREAM)
         if not info.made or (added != (0, 0, 0, True) and (added[:3] != (0, 0, 0) or info.ordered)):
             info = self.changed(op.namespace)
             info.made = True
@@ -330,12 +331,13 @@ class Writer(Snapshot):
         if self.txn.put(key, b"", db=self.dbs.unsealed, overwrite=False):
             self.changed(name).unsealed += 1
 
-    def set_floor(self, key: bytes, version: int, given: int, decided: bool) -> None:
-        """Remember that what was under `key` is gone as of `version`."""
+    def set_floor(self, key: bytes, version: int, given: int) -> None:
+        """Remember that what was under `key` is gone as of `version`, and by what that ranks."""
         self.wrote = True
         if self.txn.get(key, db=self.dbs.floors) is None:
             self.counters.floors += 1
-        self.txn.put(key, pack_floor(key, version, given, decided), db=self.dbs.floors)
+        self.floored[key] = floor = pack_floor(key, version, given)
+        self.txn.put(key, floor, db=self.dbs.floors)
 
     def drop(self, name: str) -> bool:
         """Drop a namespace: gone at once, its rows left to `collect`. True if it existed.
@@ -384,10 +386,8 @@ class Writer(Snapshot):
         if not (self.wrote or self.changes or self.dirty):
             return self.stamp - 1
         for name in self.dirty:
-            info = self._infos[name]
-            if info is not None:
-                key = name.encode()
-                self.txn.put(key, pack_row(key, info), db=self.dbs.namespaces)
+            if (info := self._infos[name]) is not None:
+                self.txn.put(key := name.encode(), pack_row(key, info), db=self.dbs.namespaces)
         counters = self.counters
         if self.changes:
             names: dict[str, int] = {}
