@@ -90,16 +90,16 @@ def measured(parts: list[str], seconds: float, console: Console) -> Document:
     return document
 
 
-def over_rounds(cells_: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def over_rounds(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """One row for each cell that was measured in several rounds: medians, and the worst round."""
     rounds: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for one in cells_:
+    for one in found:
         rounds.setdefault((one["where"], one["way"], one["home"], one["pause"]), []).append(one)
 
     def tail(one: dict[str, Any]) -> float:
         return float(one["p99"] if one["p99"] is not None else one["max"])
 
-    # What has a home in the end may differ by chance; the last round tells, as good as any.
+    # Where commits were made at the end is that of the last round.
     return [
         {
             **same[-1],

@@ -27,8 +27,9 @@ VECTOR: Final = (1.0, 2.0, 3.0, 4.0)
 BESIDE: Final = 20
 """Other records of the namespace."""
 SECOND: Final = 1_000_000_000
-WARM: Final = 2.0
 STALL: Final = 0.005
+"""Seconds from which a sync counts as stalled."""
+WARM: Final = 2.0
 """Seconds of the same load before the first put that counts: who falls behind has hired a helper by then."""
 LAST: Final = 0.5
 """Seconds a reader goes on looking when the writer has ended."""

@@ -125,8 +125,8 @@ def build(env: ColdEnv, shelf: Shelf, job: Job, engine_for: Callable[[int], Vect
             info = snapshot.info(job.namespace)
             if info is None or info.dropped:
                 return Built(0, 0, graph=False)
-            inputs, gathered = _gather(snapshot, shelf, job, info.prefix, info.dimension)
             published = snapshot.segments(info.prefix)
+            inputs, gathered = _gather(snapshot, shelf, job, published, info.prefix, info.dimension)
             total = len(gathered.keys)
             if not total:
                 return Built(0, 0, graph=False, namespace=info.id)
@@ -266,9 +266,8 @@ def _link(
 
 
 def _gather(
-    snapshot: Snapshot, shelf: Shelf, job: Job, prefix: bytes, dimension: int
+    snapshot: Snapshot, shelf: Shelf, job: Job, published: dict[int, SegmentInfo], prefix: bytes, dimension: int
 ) -> tuple[list[RowFile], _Gathered]:
-    published = snapshot.segments(prefix)
     unsealed = list(snapshot.unsealed(prefix))
     stored = [prefix + key.encode() for key in unsealed]
     gathered = _Gathered()

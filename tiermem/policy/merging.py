@@ -13,7 +13,7 @@ YOUNG_FANOUT: Final = 2
 """so many of one size become one."""
 GROWTH: Final = 8
 """Where a graph can grow, the largest of them takes up the others once they hold one part in so many of its rows: each
-is linked once, and written so many times, where merging by twos links it anew each time."""
+is linked once, where merging by twos links it anew each time."""
 MOST_DEAD: Final = 0.25
 """A segment with a larger share of tombstones is rewritten."""
 
