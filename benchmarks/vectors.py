@@ -94,6 +94,8 @@ def merged(documents: list[dict[str, Any]]) -> dict[str, Any]:
         document["versions"] |= other["versions"]
         document["load_at_end"] = other["load_at_end"]
     document["runs"] = len(documents)
+    days = sorted({one["date"] for one in documents})
+    document["date"] = " to ".join(dict.fromkeys((days[0], days[-1])))
     return document
 
 
