@@ -17,7 +17,7 @@ from hypothesis.extra import numpy as hnp
 from tiermem.codec.serialize import encode_metadata
 from tiermem.errors import CorruptionError, IncompatibleFormatError, InvalidArgument
 from tiermem.policy import filters, planner
-from tiermem.policy.merging import FANOUT, MOST_DEAD, YOUNG, YOUNG_FANOUT, due
+from tiermem.policy.merging import FANOUT, GROWN, MOST_DEAD, YOUNG, YOUNG_FANOUT, due, taken_up
 from tiermem.protocols import VectorEngine
 from tiermem.tiers.vector import rowfile
 from tiermem.tiers.vector.bits import count_bits, full_bits, set_bits
@@ -327,14 +327,23 @@ def test_merging_what_is_due_ends(given: list[tuple[int, float]], growing: bool)
     sizes = {number: (rows, int(rows * share)) for number, (rows, share) in enumerate(given)}
     total = sum(rows - dead for rows, dead in sizes.values())
     for fresh in range(1000, 1200):
-        chosen = due(sizes, growing=growing)
+        taken = taken_up(sizes) if growing else []
+        chosen = taken or due(sizes, growing=growing)
         if not chosen:
             break
         assert set(chosen) <= set(sizes)
-        young = all(rows - dead < YOUNG for rows, dead in (sizes[number] for number in chosen))
-        least = YOUNG_FANOUT if young else FANOUT
-        assert len(chosen) >= least or all(sizes[number][1] > 0 for number in chosen)
-        left = sum(sizes[number][0] - sizes[number][1] for number in chosen)
+        live = {number: rows - dead for number, (rows, dead) in sizes.items()}
+        largest = max(chosen, key=lambda number: (live[number], number))
+        if taken:
+            assert len(taken) > 1
+            assert sizes[largest][1] == 0
+            assert max(live[number] for number in taken) < GROWN
+            assert sum(live[number] for number in taken) < 2 * GROWN
+            assert not set(taken) & set(due(sizes, growing=True))
+        else:
+            least = YOUNG_FANOUT if live[largest] < YOUNG else FANOUT
+            assert len(chosen) >= least or all(sizes[number][1] > 0 for number in chosen)
+        left = sum(live[number] for number in chosen)
         for number in chosen:
             del sizes[number]
         if left:
@@ -357,16 +366,20 @@ def test_the_smallest_are_merged_first_and_many_tombstones_are_swept() -> None:
 
 
 def test_what_can_grow_takes_up_the_others_once_they_are_worth_it() -> None:
-    assert due({1: (16_000, 0), 2: (1_900, 0)}, growing=True) == []
-    assert due({1: (16_000, 0), 2: (2_000, 0)}, growing=True) == [1, 2]
-    assert due({1: (16_000, 0), 2: (2_000, 0)}) == []
-    assert due({1: (16_000, 0), 2: (1_000, 0), 3: (1_500, 0), 4: (10**6, 0)}, growing=True) == [1, 2, 3]
+    assert taken_up({}) == taken_up({1: (10, 0)}) == []
+    assert taken_up({1: (16_000, 0), 2: (1_900, 0)}) == []
+    assert taken_up({1: (16_000, 0), 2: (2_000, 0)}) == [1, 2]
+    assert taken_up({1: (16_000, 0), 2: (1_000, 0), 3: (1_500, 0), 4: (10**6, 0)}) == [1, 2, 3]
     # Of one with dead rows nothing can be kept, so that it is linked anew as seldom as may be.
-    assert due({1: (16_000, 1), 2: (2_000, 0)}, growing=True) == []
-    # What is no longer young takes up nothing, and nothing becomes twice as large as that.
-    assert due({1: (YOUNG, 0), 2: (YOUNG - 1, 0)}, growing=True) == []
-    assert due({1: (YOUNG - 1, 0), 2: (YOUNG - 2, 0), 3: (9_000, 0)}, growing=True) == [2, 3]
-    assert due({1: (10, 10), 2: (20, 20)}, growing=True) == [1, 2]
+    assert taken_up({1: (16_000, 1), 2: (2_000, 0)}) == []
+    assert due({1: (16_000, 1), 2: (17_000, 0)}, growing=True) == []
+    assert due({1: (16_000, 1), 2: (16_000, 1)}, growing=True) == [1, 2]
+    # What has grown takes up nothing more, and nothing becomes twice as large as that.
+    assert taken_up({1: (GROWN, 0), 2: (GROWN - 1, 0)}) == []
+    assert taken_up({1: (GROWN - 1, 0), 2: (GROWN - 2, 0), 3: (9_000, 0)}) == [2, 3]
+    assert taken_up({1: (10, 10), 2: (20, 20)}) == []
+    # The others are merged as ever.
+    assert due(dict.fromkeys(range(FANOUT), (GROWN, 0)) | {9: (100, 0), 10: (100, 0)}, growing=True) == [*range(FANOUT)]
 
 
 # -------------------------------------------------------------------------------------------------------------- points

@@ -18,8 +18,9 @@ from tests.workers import INLINE, Peer
 from tiermem import Config, InvalidArgument, Memory, VectorConfig
 from tiermem.engine import builder, publishing
 from tiermem.engine.indexing import Indexing
+from tiermem.engine.lanes import Lane
 from tiermem.engine.workshop import Workshop
-from tiermem.policy import planner
+from tiermem.policy import merging, planner
 from tiermem.tiers.cold import ColdEnv, sealed
 from tiermem.tiers.vector import shelf
 from tiermem.tiers.vector.faiss_engine import FaissEngine
@@ -698,15 +699,95 @@ def test_only_what_grows_takes_up_much_smaller_segments(
         mem.put(NS, f"more{number}", number, vector=matrix[number] * 2)
     mem.flush()
     sealer._make(NS, [], unsealed=True)
+    assert vectors_of(mem).segments == 2
     looked_at: list[Path] = []
     verify = builder.verify_graph
     monkeypatch.setattr(builder, "verify_graph", lambda path, *rest: looked_at.append(path) or verify(path, *rest))
-    sealer._merge(NS)
+    sealer._tend(NS)
     assert vectors_of(mem).segments == segments
     # Where they are made one all the same, the graph that was there is of no use to what does not grow.
     mem.build_index(NS)
     assert vectors_of(mem).segments == 1
     assert len(looked_at) == 2 - segments
+
+
+def test_what_is_sealed_is_taken_up_beside_a_large_merge(
+    store: Callable[..., Memory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merging, "FANOUT", 2)
+    for name in ("YOUNG", "GROWN"):
+        monkeypatch.setattr(merging, name, 400)
+    mem = store(seal_rows=50)
+    sealer = mem._store.sealer
+    # Only what is called here seals and merges.
+    monkeypatch.setattr(Lane, "wake", lambda lane, name: None)
+    matrix = np.random.default_rng(1).standard_normal((1_200, 16)).astype(np.float32)
+
+    def put(start: int, stop: int) -> None:
+        for row in range(start, stop):
+            mem.put(NS, f"k{row}", row, vector=matrix[row])
+        mem.flush()
+
+    for start in (0, 400):
+        put(start, start + 400)
+        sealer._tend(NS)
+    assert vectors_of(mem).segments == 2
+    reached, released = threading.Event(), threading.Event()
+    jobs: list[tuple[int, int, int]] = []
+    build = builder.build
+
+    def slowly(env: Any, files: Any, job: builder.Job, *rest: Any) -> builder.Built:
+        if len(job.inputs) == 2:
+            reached.set()
+            assert released.wait(DEADLINE)
+        built = build(env, files, job, *rest)
+        jobs.append((built.rows, len(job.inputs), job.nice))
+        return built
+
+    monkeypatch.setattr(builder, "build", slowly)
+    with ThreadPoolExecutor(1) as pool:
+        merged = pool.submit(sealer._merge, NS)
+        assert reached.wait(DEADLINE)
+        for start in range(800, 1_200, 100):
+            put(start, start + 100)
+            sealer._tend(NS)
+            assert vectors_of(mem).segments == 3
+        released.set()
+        merged.result()
+    # Sealing comes first, and is linked to what takes it up.
+    assert jobs == [(100, 0, 12), (200, 1, 12), (300, 1, 12), (400, 1, 12), (800, 2, 19)]
+    assert vectors_of(mem).segments == 2
+    assert vectors_of(mem).tail == 0
+    assert alike(mem, matrix)
+
+
+def test_what_was_withdrawn_before_it_was_read_is_looked_at_anew(
+    store: Callable[..., Memory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mem = store(seal_rows=50)
+    sealer = mem._store.sealer
+    matrix = fill(mem)
+    mem.build_index(NS)
+    for row in range(ROWS // 4):
+        mem.put(NS, f"more{row}", row, vector=matrix[row] * 2)
+    mem.flush()
+    sealer._make(NS, [], unsealed=True)
+    build = builder.build
+    withdrawn: list[int] = []
+
+    def late(env: Any, files: Any, job: builder.Job, *rest: Any) -> builder.Built:
+        if job.inputs and not withdrawn:
+            withdrawn.extend(job.inputs)
+            sealer.withdraw(NS)
+        return build(env, files, job, *rest)
+
+    monkeypatch.setattr(builder, "build", late)
+    sealer._tend(NS)
+    assert len(withdrawn) == 2
+    assert sealer.merging.failed == sealer.sealing.failed == {}
+    assert mem.stats().degraded == ()
+    assert (vectors_of(mem).segments, vectors_of(mem).tail) == (1, 0)
+    assert alike(mem, matrix)
 
 
 def test_a_damaged_graph_is_built_anew_from_its_rows(tmp_path: Path, store: Callable[..., Memory]) -> None:

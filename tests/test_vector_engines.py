@@ -15,7 +15,6 @@ from tiermem.errors import CorruptionError, InvalidArgument, MissingExtra
 from tiermem.protocols import VectorEngine
 from tiermem.testing import VectorEngineSuite
 from tiermem.testing.vector_engine import build, chunks, clustered
-from tiermem.tiers.vector import faiss_engine
 from tiermem.tiers.vector.faiss_engine import FaissEngine
 from tiermem.tiers.vector.hnswlib_engine import HnswlibEngine
 
@@ -98,15 +97,53 @@ def test_rows_added_a_few_at_a_time_lie_as_high_as_others(index: str, tmp_path: 
     assert 1000 / 16 / 2 < np.count_nonzero(levels > 1) < 1000 / 16 * 2
 
 
-@pytest.mark.parametrize("scale", [0.0, 1.0, 1e30])
-def test_codes_are_learned_as_if_from_the_whole_sample(scale: float) -> None:
-    points = clustered(1500, 16)[0] * np.float32(scale)
-    trained = []
-    for sample in (faiss_engine._training(points), faiss_engine._range(points)):
-        index = FaissEngine()._empty(faiss, len(points), 16, len(points), faiss.METRIC_L2)
-        index.train(sample)
-        trained.append(faiss.vector_to_array(faiss.downcast_index(index.storage).sq.trained))
-    assert np.array_equal(*trained)
+def _shares_a_step(path: Path) -> bool:
+    index = faiss.read_index(str(path))
+    return len(set(faiss.vector_to_array(faiss.downcast_index(index.storage).sq.trained).tolist())) == 2
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "dot"])
+@pytest.mark.parametrize("uneven", [False, True])
+def test_dimensions_share_a_step_unless_one_is_much_wider(metric: str, uneven: bool, tmp_path: Path) -> None:
+    points = np.random.default_rng(3).normal(size=(1500, 16)).astype(np.float32)
+    points[:, 3] *= 100 if uneven else 1
+    points /= np.linalg.norm(points, axis=1).max()
+    path, dot = tmp_path / "graph", metric == "dot"
+    FaissEngine().build(chunks(points), 1500, 16, path, 1, lambda done: None, sample=points, inner_product=dot)
+    assert _shares_a_step(path) != uneven
+    graph = FaissEngine().load(path, 16, 1500, inner_product=dot)
+    query = points[7] * np.float32(0.9)
+    rows, distances = graph.search(query, 20, 400, None)
+    exact = -points @ query if dot else ((points - query) ** 2).sum(axis=1)
+    # Off by the noise of the codes, and by no factor.
+    allowed = 6 * graph.noise * (1.0 if dot else 2 * np.sqrt(exact[rows].max()) + graph.noise * 16)
+    assert 0 < graph.noise < 0.02
+    assert np.abs(distances - exact[rows]).max() < allowed
+    assert len(set(rows.tolist()) & set(np.argsort(exact)[:20].tolist())) >= 15
+
+
+@pytest.mark.parametrize("wider", [1.0, 100.0])
+def test_codes_are_made_anew_when_wider_or_narrower_rows_come(wider: float, tmp_path: Path) -> None:
+    points = np.random.default_rng(3).normal(size=(1500, 16)).astype(np.float32)
+    points[500:, 3] *= wider
+    first, whole = points[:500] / 100, points / np.linalg.norm(points, axis=1).max()
+    for start in (first, np.concatenate([first[:, :15], 100 * first[:, 15:]], axis=1)):
+        build(FaissEngine(), start, tmp_path / "graph")
+        order = np.arange(1500)
+        grown = tmp_path / "grown"
+        taken = chunks(whole)
+        assert FaissEngine().grow(tmp_path / "graph", 500, order, taken, 16, grown, 1, lambda done: None, sample=whole)
+        assert _shares_a_step(grown) != (wider > 1)
+        graph = FaissEngine().load(grown, 16, 1500)
+        for row in range(500, 1500, 50):
+            assert row in graph.search(whole[row], 10, 400, None)[0]
+
+
+def test_what_is_too_small_for_a_step_is_found_all_the_same(tmp_path: Path) -> None:
+    points = (np.random.default_rng(3).normal(size=(1500, 16)) * 1e-8).astype(np.float32)
+    build(FaissEngine(), points, tmp_path / "graph")
+    graph = FaissEngine().load(tmp_path / "graph", 16, 1500)
+    assert all(row in graph.search(points[row], 10, 400, None)[0] for row in range(0, 1500, 50))
 
 
 def test_arguments_out_of_range_are_refused() -> None:

@@ -59,7 +59,7 @@ class VectorConfig:
     index: the type of index faiss builds: "hnsw_sq8" (a graph over 8-bit codes, mapped), "hnsw" (over
         float32), "flat", "ivf" or "ivfpq".
     m: links of a row in an HNSW graph (16). ef_construction: breadth of the search for them (128; half of it
-        for segments of fewer than 32,768 rows, made in the background 65,536, which are soon merged).
+        for segments of fewer than 32,768 rows, made in the background 131,072, which are soon merged).
     metric: the metric of namespaces whose first vector arrives without `create_namespace`.
     seal_rows: vectors gathered in the tail, which is compared row by row, before they are sealed (2048).
     """

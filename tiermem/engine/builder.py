@@ -43,7 +43,6 @@ GRAPH_ROWS: Final = 1_024
 """Fewer rows are compared one by one anyway, and get no graph."""
 _SAMPLE_BYTES: Final = 64 << 20
 """Of the rows that an engine may learn from, at the most."""
-_POLITE: Final = 19
 IDLE: Final = 30.0
 """Seconds a builder waits for another job: to start one takes longer than to build a small segment."""
 _GLANCE: Final = 0.5
@@ -53,7 +52,7 @@ _GLANCE: Final = 0.5
 class Job(msgspec.Struct):
     """What to build: segment `number` of a namespace, of its unsealed vectors and the segments `inputs`.
 
-    `awaited`: a caller waits for it.
+    `nice`: 0 where a caller waits for it, else how far it stands back behind everything else.
     """
 
     root: bytes
@@ -63,8 +62,13 @@ class Job(msgspec.Struct):
     inputs: list[int]
     unsealed: bool
     threads: int
-    awaited: bool
+    nice: int
     options: EngineOptions
+
+    @property
+    def awaited(self) -> bool:
+        """A caller waits for it."""
+        return not self.nice
 
     def make(self, rows: int) -> VectorEngine:
         """The shipped engine that builds it over so many rows."""
@@ -347,12 +351,10 @@ def main() -> int:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-    polite = False
+    nice = 0
     while select.select([0], [], [], IDLE)[0] and (line := sys.stdin.buffer.readline()):
         job = msgspec.json.decode(line, type=Job)
-        if job.threads == 1 and not polite:
-            polite = True
-            os.nice(_POLITE)
+        nice = os.nice(max(0, job.nice - nice))
         try:
             done = _build(job)
         except OSError as exc:

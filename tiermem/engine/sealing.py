@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -15,7 +15,7 @@ from tiermem.engine.lanes import Lane
 from tiermem.engine.publishing import publish
 from tiermem.engine.workshop import Workshop
 from tiermem.errors import CorruptionError, LockTimeout, TiermemError
-from tiermem.policy.merging import due
+from tiermem.policy.merging import due, taken_up
 from tiermem.protocols import GrowingEngine, VectorEngine
 from tiermem.tiers.cold import sealed
 from tiermem.tiers.filelock import exclusive
@@ -25,9 +25,14 @@ from tiermem.types import Progress
 
 if TYPE_CHECKING:
     from tiermem.engine.store import Store
+    from tiermem.tiers.cold.layout import SegmentInfo
 
 PATIENCE: Final = 3_600.0
 """Seconds to wait for another process that is building, where the caller wants the result."""
+_SOON: Final = 12
+_LATER: Final = 19
+"""How nice builders are in the background: beside a large merge, one that seals has five sixths of a processor."""
+_UNSEALED: Final = -1
 MEND: Final = 60.0
 """Seconds until a graph is built again that could not be opened when it was new."""
 
@@ -47,6 +52,7 @@ class Sealer:
         self._tidy = False
         self._mended: dict[str, float] = {}
         self._least: dict[str, int] = {}
+        self._taken: set[int] = set()
 
     @property
     def lanes(self) -> tuple[Lane, ...]:
@@ -95,6 +101,11 @@ class Sealer:
         return self._options.make() if isinstance(own, str) else own
 
     @property
+    def _growing(self) -> bool:
+        engine = self._engine
+        return isinstance(engine, GrowingEngine) and engine.grows
+
+    @property
     def _options(self) -> EngineOptions:
         vector = self.store.config.vector
         engine = vector.engine if isinstance(vector.engine, str) else ""
@@ -103,21 +114,35 @@ class Sealer:
     # In the background
 
     def _tend(self, name: str) -> None:
-        store = self.store
         if not self._tidy:
             # Whoever was killed while building has left files behind.
             self.sweep()
-        with store.cold.read() as snapshot:
-            info = snapshot.info(name)
-        if info is None or info.dropped:
-            return
-        rows = store.config.vector.seal_rows
-        if info.unsealed >= min(rows, self._least.get(name, rows)):
+        if self._soon_done(name):
             with self._exclusively("seal", 0.0):
-                self._make_or_condemn(name, [], unsealed=True)
+                while not self._closing and (task := self._soon_done(name)):
+                    inputs, unsealed = task
+                    self._make_or_condemn(name, inputs, unsealed=unsealed, nice=_SOON)
         self.merging.wake(name)
 
+    def _soon_done(self, name: str) -> tuple[list[int], bool] | None:
+        """What cannot wait until a large merge is done, sealing and growing: the inputs, and whether to seal."""
+        with self.store.cold.read() as snapshot:
+            info = snapshot.info(name)
+            if info is None or info.dropped:
+                return None
+            sizes = self._sizes(snapshot.segments(info.prefix)) if self._growing else {}
+        rows = self.store.config.vector.seal_rows
+        seal = info.unsealed >= min(rows, self._least.get(name, rows))
+        if seal and sizes:
+            # In one go with what takes it up, so that each row is linked once.
+            sizes[_UNSEALED] = info.unsealed, 0
+        taken = taken_up(sizes)
+        if not seal:
+            return (taken, False) if taken else None
+        return [number for number in taken if number != _UNSEALED] if _UNSEALED in taken else [], True
+
     def _merge(self, name: str) -> None:
+        made = False
         with self._exclusively("merge", 0.0):
             while not self._closing:
                 with self.store.cold.read() as snapshot:
@@ -133,15 +158,21 @@ class Sealer:
                 graphless = [number for number in list(self.shelf.problems) if number in published]
                 if time.monotonic() < self._mended.get(name, 0.0):
                     graphless = []
-                sizes = {number: (known.rows, known.dead_rows) for number, known in published.items()}
-                engine = self._engine
-                chosen = graphless or due(sizes, growing=isinstance(engine, GrowingEngine) and engine.grows)
+                chosen = graphless or due(self._sizes(published), growing=self._growing)
                 if not chosen:
+                    if made:
+                        self.sealing.wake(name)
                     return
-                number = self._make_or_condemn(name, chosen, unsealed=False)
+                made = True
+                number = self._make_or_condemn(name, chosen, unsealed=False, nice=_LATER)
                 if graphless and number in self.shelf.problems:
                     # Built anew, and no better: not again and again.
                     self._mended[name] = time.monotonic() + MEND
+
+    def _sizes(self, published: Mapping[int, SegmentInfo]) -> dict[int, tuple[int, int]]:
+        """(rows, dead rows) of each segment that the other lane is not at."""
+        taken = self._taken
+        return {at: (known.rows, known.dead_rows) for at, known in published.items() if at not in taken}
 
     # On demand
 
@@ -167,12 +198,12 @@ class Sealer:
                 published = {}
             if info.unsealed or not (clean and sound):
                 try:
-                    self._make_or_condemn(name, list(published), unsealed=True, awaited=True, progress=progress)
+                    self._make_or_condemn(name, list(published), unsealed=True, progress=progress)
                 except CorruptionError:
                     if not any(number in published for number in self.shelf.condemned):
                         raise
                     self.withdraw(name)
-                    self._make(name, [], unsealed=True, awaited=True, progress=progress)
+                    self._make(name, [], unsealed=True, progress=progress)
         for lane in self.lanes:
             lane.forgive(name)
         if not self._tidy:
@@ -212,7 +243,7 @@ class Sealer:
             lock.release()
 
     def _make(
-        self, name: str, inputs: list[int], *, unsealed: bool, awaited: bool = False, progress: Progress | None = None
+        self, name: str, inputs: list[int], *, unsealed: bool, nice: int = 0, progress: Progress | None = None
     ) -> int:
         store = self.store
         while True:
@@ -226,8 +257,8 @@ class Sealer:
                 int.from_bytes(os.urandom(8)) >> 1,
                 inputs,
                 unsealed,
-                (os.cpu_count() or 1) if awaited else 1,
-                awaited,
+                1 if nice else os.cpu_count() or 1,
+                nice,
                 self._options,
             )
             # Whatever ends this early may leave files behind.
@@ -248,11 +279,12 @@ class Sealer:
         return job.number
 
     def _make_or_condemn(
-        self, name: str, inputs: list[int], *, unsealed: bool, awaited: bool = False, progress: Progress | None = None
+        self, name: str, inputs: list[int], *, unsealed: bool, nice: int = 0, progress: Progress | None = None
     ) -> int:
         """`_make`; where it ends at a damaged segment, that one is found and taken back in the background."""
+        self._taken.update(inputs)
         try:
-            return self._make(name, inputs, unsealed=unsealed, awaited=awaited, progress=progress)
+            return self._make(name, inputs, unsealed=unsealed, nice=nice, progress=progress)
         except CorruptionError:
             with self.store.cold.read() as snapshot:
                 info = snapshot.info(name)
@@ -260,4 +292,9 @@ class Sealer:
             self.shelf.condemned.update(segments.damaged(self.shelf.folder, published))
             if any(number in published for number in self.shelf.condemned):
                 self.mend(name)
+            elif not published.keys() >= set(inputs):
+                # Merged or withdrawn elsewhere before they were read: what there is now is looked at anew.
+                return -1
             raise
+        finally:
+            self._taken.difference_update(inputs)

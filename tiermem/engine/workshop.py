@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -33,17 +34,18 @@ class Workshop:
         self.store = store
         self._lock = threading.Lock()
         self._children: set[subprocess.Popen[bytes]] = set()
-        self._idle: list[tuple[float, subprocess.Popen[bytes]]] = []
+        # Since when, and as which kind of job has left them: nobody becomes less nice again.
+        self._idle: dict[int, list[tuple[float, subprocess.Popen[bytes]]]] = {}
         self._closing = False
 
     def stop(self) -> None:
         """End what is being built."""
         with self._lock:
             self._closing = True
-            idle, self._idle = self._idle, []
+            idle, self._idle = self._idle, {}
             for child in self._children:
                 child.terminate()
-        for _, child in idle:
+        for _, child in chain(*idle.values()):
             _end(child)
 
     def abandon(self) -> None:
@@ -51,7 +53,7 @@ class Workshop:
         for child in self._children:
             # Its pipes are as a thread of the parent left them: locked, maybe, for ever.
             child.returncode = 0
-        for _, child in self._idle:
+        for _, child in chain(*self._idle.values()):
             child.returncode = 0
             for pipe in (child.stdin, child.stdout):
                 if pipe is not None:
@@ -82,18 +84,19 @@ class Workshop:
         finally:
             with self._lock:
                 self._children.discard(child)
-                kept = built is not None and job.threads == 1 and not self._closing
+                kept = built is not None and not job.awaited and not self._closing
                 if kept:
-                    self._idle.append((time.monotonic(), child))
+                    self._idle.setdefault(job.nice, []).append((time.monotonic(), child))
             if not kept:
                 _end(child)
 
     def _child(self, job: Job) -> subprocess.Popen[bytes] | None:
         """A builder, a new one unless one in the background has just finished; None where none may be started."""
         fresh = time.monotonic() - builder.IDLE / 2
-        while job.threads == 1:
+        while not job.awaited:
             with self._lock:
-                since, child = self._idle.pop() if self._idle else (0.0, None)
+                idle = self._idle.get(job.nice)
+                since, child = idle.pop() if idle else (0.0, None)
             if child is None:
                 break
             if since > fresh and child.poll() is None:

@@ -11,9 +11,11 @@ YOUNG: Final = 32_768
 """Segments of fewer rows are soon merged, and each costs a search about the same:"""
 YOUNG_FANOUT: Final = 2
 """so many of one size become one."""
+GROWN: Final = 65_536
+"""Where a graph can grow, one of fewer rows takes up all that are smaller"""
 GROWTH: Final = 8
-"""Where a graph can grow, the largest of them takes up the others once they hold one part in so many of its rows: each
-is linked once, where merging by twos links it anew each time."""
+"""once they hold one part in so many of its rows: each of these is linked once, where merging by twos links it anew
+each time."""
 MOST_DEAD: Final = 0.25
 """A segment with a larger share of tombstones is rewritten."""
 
@@ -22,10 +24,11 @@ def due(sizes: Mapping[int, tuple[int, int]], *, growing: bool = False) -> list[
     """The segments to merge next, of all with their (rows, dead rows); empty for none.
 
     Sizes are compared by powers of `FANOUT`, below `YOUNG` by those of `YOUNG_FANOUT`. The smallest are merged first,
-    since that is soon done. growing: the graph of a segment without dead rows can be added to.
+    since that is soon done. growing: what is `taken_up` is left out.
     """
-    if growing and (taken := _taken_up(sizes)):
-        return taken
+    if growing:
+        left_out = taken_up(sizes)
+        sizes = {number: size for number, size in sizes.items() if number not in left_out}
     tiers: dict[int, list[int]] = {}
     for number, (rows, dead) in sizes.items():
         tier, left = 0, max(1, rows - dead)
@@ -42,10 +45,13 @@ def due(sizes: Mapping[int, tuple[int, int]], *, growing: bool = False) -> list[
     return [number for number, (rows, dead) in sorted(sizes.items()) if dead > rows * MOST_DEAD][:1]
 
 
-def _taken_up(sizes: Mapping[int, tuple[int, int]]) -> list[int]:
-    """A young segment that can grow, and those it is to take up; empty for none."""
-    young = sorted((rows - dead, number) for number, (rows, dead) in sizes.items() if rows - dead < YOUNG)
-    while sum(rows for rows, _ in young) >= 2 * YOUNG:
+def taken_up(sizes: Mapping[int, tuple[int, int]]) -> list[int]:
+    """A young segment whose graph is to grow, and those it takes up; empty for none.
+
+    Soon done: not a merge that others have to wait for.
+    """
+    young = sorted((rows - dead, number) for number, (rows, dead) in sizes.items() if rows - dead < GROWN)
+    while sum(rows for rows, _ in young) >= 2 * GROWN:
         young.pop()
     if not young:
         return []

@@ -8,7 +8,7 @@ import msgspec
 
 from tiermem.config import IndexType
 from tiermem.errors import InvalidArgument
-from tiermem.policy.merging import YOUNG
+from tiermem.policy.merging import GROWN, YOUNG
 from tiermem.protocols import VectorEngine
 
 
@@ -23,10 +23,10 @@ class EngineOptions(msgspec.Struct, frozen=True):
     def make(self, rows: int = YOUNG, *, awaited: bool = True) -> VectorEngine:
         """The engine they ask for; its package is imported when it first builds or opens something.
 
-        A graph of few rows is soon merged away, and found in with ease: its links are chosen with half the effort. Of
-        one that nobody asked for, few are twice as many: it has grown out of such a one.
+        A graph of few rows is soon merged away, and found in with ease: its links are chosen with half the effort. One
+        that nobody asked for may have grown out of such a one.
         """
-        few = YOUNG if awaited else 2 * YOUNG
+        few = YOUNG if awaited else 2 * GROWN
         breadth = self.ef_construction if rows >= few else max(8, self.ef_construction // 2)
         if self.engine == "hnswlib":
             from tiermem.tiers.vector.hnswlib_engine import HnswlibEngine

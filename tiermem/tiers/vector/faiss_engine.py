@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from tiermem.errors import CorruptionError, InvalidArgument
+from tiermem.tiers.vector import codes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,14 +30,8 @@ _CLASSES: Final = {
     "ivfpq": "IndexIVFPQ",
 }
 
-_RANGE_MARGIN: Final = 0.05
-"""How far the 8-bit range of a dimension goes beyond the training points, relative to their spread."""
-
 _PQ_TRAINING: Final = 256
 """The points a product quantizer of 8 bits needs at the least."""
-
-_LARGEST: Final = 1e15
-"""Larger coordinates count as this one in training: sums of squares of their differences stay below float32's end."""
 
 _SEED: Final = 1234
 _PROBE: Final = 2
@@ -98,11 +93,16 @@ class FaissEngine:
         with _team(faiss, threads):
             metric = faiss.METRIC_INNER_PRODUCT if inner_product else faiss.METRIC_L2
             index = self._empty(faiss, rows, dimension, len(sample), metric)
-            if not index.is_trained:
-                index.train(_training(sample) if self.index in ("ivf", "ivfpq") else _range(sample))
+            step = 0.0
+            if self.index == "hnsw_sq8":
+                step = codes.learn(faiss, index, sample)
+            elif not index.is_trained:
+                index.train(_training(sample))
             for chunk in points:
-                index.add(chunk)
+                index.add(codes.whole_steps(chunk, step))
                 progress(index.ntotal)
+            if step:
+                codes.settle(faiss, index, step)
             _write(faiss, index, rows, path)
 
     def grow(
@@ -141,9 +141,9 @@ class FaissEngine:
             # The links stay, the codes are made anew: their range is another.
             storage = faiss.downcast_index(index.storage)
             storage.reset()
-            if self.index == "hnsw_sq8":
-                storage.train(_range(sample))
-            for chunk in points:
+            step = codes.learn(faiss, index, sample) if self.index == "hnsw_sq8" else 0.0
+            for part in points:
+                chunk = codes.whole_steps(part, step)
                 old = min(len(chunk), max(0, rows - storage.ntotal))
                 storage.add(chunk[:old])
                 if old < len(chunk):
@@ -153,6 +153,8 @@ class FaissEngine:
             if not storage.ntotal == index.ntotal == len(order):
                 # What the library would not look at: it takes codes from beyond those there are.
                 raise ValueError(f"{storage.ntotal} points were given, {len(order)} announced")
+            if step:
+                codes.settle(faiss, index, step)
             if not np.array_equal(order, np.arange(len(order))):
                 index.permute_entries(order)
             _write(faiss, index, len(order), path)
@@ -199,11 +201,7 @@ class FaissEngine:
         if self.index == "hnsw":
             index = faiss.IndexHNSWFlat(dimension, self.m, metric)
         else:
-            # A range per dimension: with one range for all, a single wide dimension takes every other one's digits.
             index = faiss.IndexHNSWSQ(dimension, faiss.ScalarQuantizer.QT_8bit, self.m, metric)
-            codes = faiss.downcast_index(index.storage).sq
-            codes.rangestat = faiss.ScalarQuantizer.RS_minmax
-            codes.rangestat_arg = _RANGE_MARGIN
         index.hnsw.efConstruction = self.ef_construction
         return index
 
@@ -245,7 +243,9 @@ class _FaissGraph:
             if isinstance(index, faiss.IndexIVFPQ):
                 self._parameters = faiss.IVFPQSearchParameters
                 self._nbytes += 4 * index.pq.ksub * self._dimension
-        self._noise = _noise(faiss, index)
+        self._noise = math.inf if isinstance(index, faiss.IndexIVFPQ) else 0.0
+        if isinstance(index, faiss.IndexHNSWSQ):
+            self._noise = codes.noise(faiss, index)
         self._sign = -1.0 if index.metric_type == faiss.METRIC_INNER_PRODUCT else 1.0
         # Only the graphs search one point without an OpenMP region: a scan of enough rows is shared out, even for one.
         self._alone = self._parameters is not faiss.SearchParametersHNSW
@@ -259,7 +259,7 @@ class _FaissGraph:
 
     @property
     def noise(self) -> float:
-        """Of 8-bit codes a step over √12, the root mean square over all dimensions; none of float32 points."""
+        """That of 8-bit codes; none of float32 points."""
         return self._noise
 
     def search(
@@ -339,18 +339,6 @@ def _write(faiss: Any, index: Any, rows: int, path: Path) -> None:
         faiss.write_index(index, faiss.PyCallbackIOWriter(_whole(file)))
 
 
-def _noise(faiss: Any, index: Any) -> float:
-    """See `VectorIndex.noise`."""
-    if isinstance(index, faiss.IndexIVFPQ):
-        return math.inf
-    if not isinstance(index, faiss.IndexHNSWSQ):
-        return 0.0
-    codes = faiss.downcast_index(index.storage).sq
-    # The lowest number of each dimension, then the width of its range.
-    steps = faiss.vector_to_array(codes.trained)[index.d :] / 255
-    return math.sqrt(float(np.square(steps, dtype=np.float64).mean()) / 12)
-
-
 def _faiss() -> Any:
     import faiss
 
@@ -372,15 +360,10 @@ def _team(faiss: Any, threads: int) -> Iterator[None]:
 
 
 def _training(sample: NDArray[np.float32]) -> NDArray[np.float32]:
-    """`sample` with no number so large that its square overflows: infinite distances make k-means end the process."""
-    points: NDArray[np.float32] = np.clip(sample, -_LARGEST, _LARGEST)
+    """`sample` without what overflows: infinite distances make k-means end the process."""
+    points = codes.limited(sample)
     # Repeated where there are few, because k-means refuses fewer points than centroids.
     return points if len(points) >= _PQ_TRAINING else np.resize(points, (_PQ_TRAINING, points.shape[1]))
-
-
-def _range(sample: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The least and the greatest coordinates of `sample`: all that the range of codes is learned from."""
-    return np.stack([sample.min(axis=0), sample.max(axis=0)]).clip(-_LARGEST, _LARGEST)
 
 
 def _parts(dimension: int) -> int:
