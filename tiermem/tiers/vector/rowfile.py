@@ -292,6 +292,8 @@ class RowFile:
         Raises:
             CorruptionError: one is damaged.
         """
+        if self._scattered:
+            self._prefetch(rows)
         known = self._verified[rows]
         if not known.all():
             self._verify(rows[~known])
@@ -303,6 +305,14 @@ class RowFile:
         with suppress(OSError):
             self._map.madvise(mmap.MADV_RANDOM, 0, self.vectors.nbytes)
             self._scattered = True
+
+    def _prefetch(self, rows: NDArray[np.int64]) -> None:
+        """Have what is not in memory of those rows read at once: met one by one, each waits for the disk."""
+        width, page = self.dimension * 4, -mmap.PAGESIZE
+        with suppress(OSError):
+            for row in rows.tolist():
+                at = row * width & page
+                self._map.madvise(mmap.MADV_WILLNEED, at, (row + 1) * width - at)
 
     def span(self, low: int, high: int) -> NDArray[np.float32]:
         """The vectors of the rows from `low` up to but without `high`, verified."""
