@@ -761,6 +761,37 @@ def test_what_is_sealed_is_taken_up_beside_a_large_merge(
     assert alike(mem, matrix)
 
 
+def test_each_namespace_has_its_turn_to_be_sealed(
+    store: Callable[..., Memory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mem = store(engine=FaissEngine("flat"), seal_rows=16)
+    sealer = mem._store.sealer
+    vector = np.ones(4, np.float32)
+    for name in ("desk/busy", "desk/other"):
+        for row in range(20):
+            mem.put(name, f"k{row}", row, vector=vector)
+    mem.flush()
+    order: list[str] = []
+    build = builder.build
+
+    def busy(env: Any, files: Any, job: builder.Job, *rest: Any) -> builder.Built:
+        order.append(job.namespace)
+        built = build(env, files, job, *rest)
+        if job.namespace == "desk/busy" and "desk/other" not in order and len(order) < 10:
+            # There is always more to do.
+            for row in range(20):
+                mem.put("desk/busy", f"more{len(order)}-{row}", row, vector=vector)
+            mem.flush()
+        return built
+
+    monkeypatch.setattr(builder, "build", busy)
+    sealer.wake("desk/busy")
+    sealer.wake("desk/other")
+    eventually(lambda: vectors_of(mem, "desk/other").vector_backlog == 0)
+    eventually(lambda: vectors_of(mem, "desk/busy").vector_backlog == 0)
+    assert order[:3].count("desk/other") == 1
+
+
 def test_what_was_withdrawn_before_it_was_read_is_looked_at_anew(
     store: Callable[..., Memory], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -784,9 +815,9 @@ def test_what_was_withdrawn_before_it_was_read_is_looked_at_anew(
     monkeypatch.setattr(builder, "build", late)
     sealer._tend(NS)
     assert len(withdrawn) == 2
+    eventually(lambda: (vectors_of(mem).segments, vectors_of(mem).tail) == (1, 0))
     assert sealer.merging.failed == sealer.sealing.failed == {}
     assert mem.stats().degraded == ()
-    assert (vectors_of(mem).segments, vectors_of(mem).tail) == (1, 0)
     assert alike(mem, matrix)
 
 

@@ -119,9 +119,11 @@ class Sealer:
             self.sweep()
         if self._soon_done(name):
             with self._exclusively("seal", 0.0):
-                while not self._closing and (task := self._soon_done(name)):
+                if task := self._soon_done(name):
                     inputs, unsealed = task
                     self._make_or_condemn(name, inputs, unsealed=unsealed, nice=_SOON)
+            # There may be more, once others had their turn.
+            self.sealing.wake(name)
         self.merging.wake(name)
 
     def _soon_done(self, name: str) -> tuple[list[int], bool] | None:
