@@ -15,7 +15,7 @@ import pytest
 
 import tiermem
 from tests.workers import INLINE, Peer
-from tiermem import Config, InvalidArgument, Memory, VectorConfig
+from tiermem import Config, InvalidArgument, Item, Memory, VectorConfig
 from tiermem.engine import builder, publishing
 from tiermem.engine.indexing import Indexing
 from tiermem.engine.lanes import Lane
@@ -666,14 +666,14 @@ def test_a_graph_grows_as_long_as_all_its_rows_are_alive(store: Callable[..., Me
             return done
 
     mem = store(engine=Growing(), metric=metric)
-    matrix = fill(mem)
+    rng = np.random.default_rng(5)
+    matrix, more = rng.standard_normal((ROWS, 16)), rng.standard_normal((300, 16)) * 9
+    # The times are given: in another order the same rows make another graph, in which others may be hard to reach.
+    mem.put_many(NS, [Item(f"k{row}", row, vector=vector, at=1e3 + row) for row, vector in enumerate(matrix)])
     mem.build_index(NS)
     # Before, between and behind the others in time, and the longest of all.
-    rng = np.random.default_rng(5)
-    more = rng.standard_normal((300, 16)).astype(np.float32) * 9
-    first = next(iter(mem.scan(NS))).at
     for number, vector in enumerate(more):
-        mem.put(NS, f"more{number}", number, vector=vector, at=first + (number - 150) / 1e3)
+        mem.put(NS, f"more{number}", number, vector=vector, at=850.5 + 5 * number)
     mem.build_index(NS)
     assert grown == [ROWS]
     assert vectors_of(mem).tail == 0
