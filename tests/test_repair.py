@@ -465,7 +465,8 @@ def test_records_whose_namespace_lost_its_name_are_kept(closed: Path) -> None:
 
 def test_a_file_that_is_cut_short_gives_what_is_left(closed: Path) -> None:
     size = data_of(closed).stat().st_size
-    os.truncate(data_of(closed), size * 2 // 3)
+    # Where in the file records are depends on when they were committed: the more is left, the surer are some of them.
+    os.truncate(data_of(closed), size * 9 // 10)
     told, found = mended(closed)
     expected = victim.model(killed=False)
     assert "cut short" in told
