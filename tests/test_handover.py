@@ -38,8 +38,8 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "store"
 
 
-def while_stopped(pid: int, action: Callable[[], object]) -> bool:
-    """Do something while a process is stopped; False if it had to wait until that went on."""
+def while_stopped(pid: int, action: Callable[[], object]) -> None:
+    """Do something that has to end while a process is stopped."""
     failures: list[BaseException] = []
 
     def run() -> None:
@@ -50,27 +50,17 @@ def while_stopped(pid: int, action: Callable[[], object]) -> bool:
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    thread.join(DEADLINE / 4)
+    thread.join(DEADLINE)
     state = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0]
+    assert not thread.is_alive(), "it waits for a process that is stopped"
     assert state == "T"
-    free = not thread.is_alive()
-    if not free:
-        os.kill(pid, signal.SIGCONT)
-        thread.join(DEADLINE)
-        assert not thread.is_alive(), "it waits, although nobody is stopped"
     if failures:
         raise failures[0]
-    return free
 
 
 def test_a_stopped_client_holds_nobody_up(root: Path) -> None:
-    """Wherever it was stopped: others write on conditions, flush and read, and are seen to have done so.
-
-    What a client commits itself, because it takes the helper for gone, can hold others up: on a machine that is
-    starved this was seen once in 25 stops.
-    """
+    """Wherever it was stopped: others write on conditions, flush and read, and are seen to have done so."""
     rng = random.Random(11)
-    held_up = 0
     busy = Peer(root, config=HELPED)
     try:
         with tiermem.open(root, config=HELPED) as mem:
@@ -79,6 +69,8 @@ def test_a_stopped_client_holds_nobody_up(root: Path) -> None:
             mem.put("n", "theirs", 0, if_version=0)
             mem.put("n", "ours", 0, if_version=0)
             busy.begin("swap_and_flush", "n", "theirs")
+            # A client makes its cursor, and opens its journal for its first put, by itself: not what this is about.
+            assert eventually(lambda: mem.get("n", "theirs") >= 2)
             count = 0
             cursor = mem.cursor("ours", start=0)
             committed = mem.stats().writes.committed
@@ -106,15 +98,13 @@ def test_a_stopped_client_holds_nobody_up(root: Path) -> None:
                 time.sleep(0.02 * rng.random())
                 busy.signal(signal.SIGSTOP)
                 try:
-                    held_up += not while_stopped(busy.pid, work)
+                    while_stopped(busy.pid, work)
                 finally:
                     # What is held up could not be closed.
                     busy.signal(signal.SIGCONT)
             busy.kill()
             assert mem.get("n", "ours") == count == 75
-            assert held_up <= 1
-            # Who was held up may have taken the helper for gone as well.
-            assert held_up or mem.stats().writes.committed == committed, "this process has committed nothing itself"
+            assert mem.stats().writes.committed == committed, "this process has committed nothing itself"
             mem.flush()
             assert mem.get("n", "theirs") > 0
             assert mem.check().ok
