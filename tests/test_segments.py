@@ -849,8 +849,14 @@ def test_rows_are_read_one_by_one_only_where_memory_is_scarce(
     monkeypatch.setattr(shelf, "room", lambda: left)
     whole = RowFile.scatter
     monkeypatch.setattr(RowFile, "scatter", lambda rows: (scattered.append(rows.number), whole(rows)))
+    asked: list[int] = []
+    prefetch = RowFile._prefetch
+    monkeypatch.setattr(RowFile, "_prefetch", lambda file, rows: (asked.append(len(rows)), prefetch(file, rows)))
     mem = store()
     matrix = fill(mem)
     mem.build_index(NS)
     assert alike(mem, matrix)
     assert len(scattered) == (left == 0)
+    # Those that are there are asked for all at once, before the first is read.
+    assert bool(asked) == (left == 0)
+    assert max(asked, default=10) >= 10

@@ -15,6 +15,7 @@ from tiermem.errors import CorruptionError, InvalidArgument, MissingExtra
 from tiermem.protocols import VectorEngine
 from tiermem.testing import VectorEngineSuite
 from tiermem.testing.vector_engine import build, chunks, clustered
+from tiermem.tiers.vector import codes
 from tiermem.tiers.vector.faiss_engine import FaissEngine
 from tiermem.tiers.vector.hnswlib_engine import HnswlibEngine
 
@@ -139,9 +140,27 @@ def test_codes_are_made_anew_when_wider_or_narrower_rows_come(wider: float, tmp_
             assert row in graph.search(whole[row], 10, 400, None)[0]
 
 
-def test_what_is_too_small_for_a_step_is_found_all_the_same(tmp_path: Path) -> None:
-    points = (np.random.default_rng(3).normal(size=(1500, 16)) * 1e-8).astype(np.float32)
+@pytest.mark.parametrize("scale", [0.0, 1.0, 1e13])
+def test_a_range_for_each_dimension_is_learned_as_if_from_the_whole_sample(scale: float) -> None:
+    points = clustered(1500, 16)[0]
+    points[:, 3] *= 100
+    points *= np.float32(scale)
+    ranges = []
+    for learn in (codes.learn, lambda _, index, sample: index.train(codes.limited(sample))):
+        index = FaissEngine()._empty(faiss, len(points), 16, len(points), faiss.METRIC_L2)
+        storage = faiss.downcast_index(index.storage)
+        storage.sq.rangestat_arg = codes._MARGIN
+        assert not learn(faiss, index, points)
+        ranges.append(faiss.vector_to_array(storage.sq.trained))
+    assert np.array_equal(*ranges)
+    assert len(ranges[0]) == 32
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1e-17])
+def test_what_is_small_is_found_all_the_same(scale: float, tmp_path: Path) -> None:
+    points = (np.random.default_rng(3).normal(size=(1500, 16)) * scale).astype(np.float32)
     build(FaissEngine(), points, tmp_path / "graph")
+    assert _shares_a_step(tmp_path / "graph") == (scale > 1e-15)
     graph = FaissEngine().load(tmp_path / "graph", 16, 1500)
     assert all(row in graph.search(points[row], 10, 400, None)[0] for row in range(0, 1500, 50))
 

@@ -141,7 +141,7 @@ class Sealer:
         taken = taken_up(sizes)
         if not seal:
             return (taken, False) if taken else None
-        return [number for number in taken if number != _UNSEALED] if _UNSEALED in taken else [], True
+        return [number for number in taken if number != _UNSEALED and _UNSEALED in taken], True
 
     def _merge(self, name: str) -> None:
         made = False

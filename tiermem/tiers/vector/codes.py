@@ -19,8 +19,8 @@ _MARGIN: Final = 0.05
 """How far the range of a dimension goes beyond the training points, relative to their spread."""
 _LARGEST: Final = 1e15
 """Larger coordinates count as this one in training: sums of squares of their differences stay below float32's end."""
-_ORDINARY: Final = 1e-15
-"""Where all are smaller, steps of their own lose no digits to the ends of float32's range."""
+_SMALLEST: Final = 1e-15
+"""Where no coordinate is larger, a step is near the end of float32's range, where numbers have few digits."""
 _COARSER: Final = 2.0
 """So many times the steps of the dimensions' own, in the mean square, the one for all may be."""
 _TOP: Final = 127
@@ -35,14 +35,14 @@ def limited(points: NDArray[np.float32]) -> NDArray[np.float32]:
 def learn(faiss: Any, graph: Any, sample: NDArray[np.float32]) -> float:
     """Have the codes of a graph, which has none yet, fit all within the reach of `sample`.
 
-    The step if all share one: then `whole_steps` are added, and at the end `settle` is called. Else 0.
+    The step if all share one, else 0: `whole_steps` of it are to be added, and `settle` called at the end.
     """
     storage = faiss.downcast_index(graph.storage)
     reach = limited(np.stack([sample.min(axis=0), sample.max(axis=0)]))
     furthest = float(np.abs(reach).max())
     own = math.sqrt(np.square((reach[1].astype(np.float64) - reach[0]) / 2).mean())
     graph.is_trained = True
-    if _ORDINARY <= furthest <= _COARSER * own:
+    if _SMALLEST <= furthest <= _COARSER * own:
         storage.sq = faiss.ScalarQuantizer(graph.d, faiss.ScalarQuantizer.QT_8bit_direct_signed)
         storage.is_trained = True
         return furthest * (1 + _MARGIN) / _TOP
@@ -62,7 +62,12 @@ def whole_steps(points: NDArray[np.float32], step: float) -> NDArray[np.float32]
 
 
 def settle(faiss: Any, graph: Any, step: float) -> None:
-    """Say in the graph what its codes mean: n + 128 for n steps, as if a range was learned for each dimension."""
+    """Say in the graph what its codes mean: n + 128 for n steps, as if a range was learned for each dimension.
+
+    For 0 they were learned so.
+    """
+    if not step:
+        return
     storage = faiss.downcast_index(graph.storage)
     storage.sq = faiss.ScalarQuantizer(graph.d, faiss.ScalarQuantizer.QT_8bit)
     # The lowest number of each dimension, then the width of its range; a code means the middle of its step.

@@ -101,8 +101,7 @@ class FaissEngine:
             for chunk in points:
                 index.add(codes.whole_steps(chunk, step))
                 progress(index.ntotal)
-            if step:
-                codes.settle(faiss, index, step)
+            codes.settle(faiss, index, step)
             _write(faiss, index, rows, path)
 
     def grow(
@@ -153,8 +152,7 @@ class FaissEngine:
             if not storage.ntotal == index.ntotal == len(order):
                 # What the library would not look at: it takes codes from beyond those there are.
                 raise ValueError(f"{storage.ntotal} points were given, {len(order)} announced")
-            if step:
-                codes.settle(faiss, index, step)
+            codes.settle(faiss, index, step)
             if not np.array_equal(order, np.arange(len(order))):
                 index.permute_entries(order)
             _write(faiss, index, len(order), path)
@@ -259,7 +257,7 @@ class _FaissGraph:
 
     @property
     def noise(self) -> float:
-        """That of 8-bit codes; none of float32 points."""
+        """See `codes.noise`; float32 points have none."""
         return self._noise
 
     def search(
