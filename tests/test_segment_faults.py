@@ -52,9 +52,10 @@ def vector_of(number: int, version: int = 0) -> np.ndarray:
     return _MATRIX[version % len(_MATRIX), number]
 
 
-def settings(seal_rows: int = NEVER, committer: Any = "auto", **vector: Any) -> tiermem.Config:
+def settings(seal_rows: int = NEVER, **vector: Any) -> tiermem.Config:
+    """No helper, which a slow disk would call for: it would build what is looked at here."""
     return tiermem.Config(
-        cold=tiermem.ColdConfig(journal_bytes=2**20, sync_interval=0.02, committer=committer),
+        cold=tiermem.ColdConfig(journal_bytes=2**20, sync_interval=0.02, committer="thread"),
         vector=tiermem.VectorConfig(seal_rows=seal_rows, **vector),
     )
 
@@ -368,8 +369,7 @@ def heal(root: str, hows: str, turn: str) -> None:
             shutil.copytree(root, path, ignore=NO_BELLS)
             spoil(path, how)
             models = {name: base_model(name) for name in "ab"}
-            # No helper, which a slow machine would call for: that none can be started is no damage.
-            with tiermem.open(path, config=settings(seal_rows=500, committer="thread")) as mem:
+            with tiermem.open(path, config=settings(seal_rows=500)) as mem:
                 if way == "searched":
                     assert_right(mem, "a", models["a"], QUERIES[2:3])
                     told = mem.stats().degraded
