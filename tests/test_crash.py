@@ -107,6 +107,7 @@ def test_what_two_processes_acknowledged_survives_when_both_are_killed(first: st
                 pass
         children[rng.randrange(2)].listen(0.15 * rng.random())
         last = [child.kill() for child in children]
+        began = list(known)
         with tiermem.open(tmp_path / "store") as mem:
             for which in (0, 1):
                 numbers = [record.value for record in mem.scan(f"own/{which}") if record.key != "last"]
@@ -119,7 +120,8 @@ def test_what_two_processes_acknowledged_survives_when_both_are_killed(first: st
                 known[which] = len(numbers)
             if any(last):
                 which, number = mem.get("both", "contended")
-                assert number in (last[which], last[which] + 1)
+                # Who was killed between a batch and this put goes on from the batch, and may come no further.
+                assert last[which] - (last[which] == began[which]) <= number <= last[which] + 1
             assert mem.check().ok, str(mem.check())
 
 
