@@ -187,6 +187,11 @@ def directory(place: str | None = None) -> Iterator[Path]:
         yield Path(name)
 
 
+def compiling() -> dict[str, str]:
+    """The environment of an interpreter that compiles a module once, as where the package was installed."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+
 def installed(name: str) -> str | None:
     """The version of a distribution, None if it is not there."""
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
-import os
 import random
 import shutil
 import statistics
@@ -20,7 +19,7 @@ from typing import Any, Final
 
 import msgspec
 import numpy as np
-from _workload import SEED, directory, key_names
+from _workload import SEED, compiling, directory, key_names
 
 import tiermem
 from latencybench.cells import Found, Spec, Tell, values
@@ -107,8 +106,6 @@ def starts(spec: Spec, tell: Tell) -> Found:
     walls: dict[str, list[int]] = {name: [] for name in STARTS}
     steps: dict[str, list[list[int]]] = {name: [] for name in STARTS}
     heavy = False
-    # As where the package was installed: the modules are compiled once, in the first turn.
-    compiled = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     with directory() as root:
         with tiermem.open(root / "old") as mem:
             mem.put_many("desk/quotes", [(key, {"px": 48.21}) for key in key_names(1000)])
@@ -116,7 +113,7 @@ def starts(spec: Spec, tell: Tell) -> Found:
             for name, (code, store) in STARTS.items():
                 command = [sys.executable, "-c", code, str(root / store)]
                 begun = perf_counter_ns()
-                done = subprocess.run(command, check=True, cwd=root, capture_output=True, text=True, env=compiled)
+                done = subprocess.run(command, check=True, cwd=root, capture_output=True, text=True, env=compiling())
                 spent = perf_counter_ns() - begun
                 heavy = heavy or "heavy" in done.stdout
                 # The first turn compiles, and warms the page cache.

@@ -8,7 +8,7 @@ import sys
 import time
 from typing import Final
 
-from _workload import Series, directory
+from _workload import Series, compiling, directory
 
 from microbench.scale import Scale
 from microbench.subject import Measured, Report
@@ -38,7 +38,7 @@ def start(scale: Scale, report: Report) -> Measured:
             for name, (code, new) in subjects.items():
                 place = root / ("new" if new else "existing")
                 begun = time.perf_counter_ns()
-                subprocess.run([sys.executable, "-c", code, str(place)], check=True, cwd=root)
+                subprocess.run([sys.executable, "-c", code, str(place)], check=True, cwd=root, env=compiling())
                 spent = time.perf_counter_ns() - begun
                 # The first turn compiles, makes the store that then exists, and warms the page cache.
                 if turn >= 0:

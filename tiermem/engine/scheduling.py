@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import platform
 import struct
 import sys
 from typing import Final
@@ -24,9 +22,12 @@ def prompt() -> bool:
 
     Who asks for short slices of time is given them sooner (EEVDF, Linux 6.12), and gets no more time altogether.
     """
-    number = _SCHED_SETATTR.get(platform.machine())
-    if sys.platform != "linux" or number is None:
+    number = _SCHED_SETATTR.get(os.uname().machine) if sys.platform == "linux" else None
+    if number is None:
         return False
+    # Only who commits for others asks for this; every import of the package would take longer by that of ctypes.
+    import ctypes
+
     nice = os.getpriority(os.PRIO_PROCESS, 0)
     flags = _RESET_ON_FORK if os.sched_getscheduler(0) & os.SCHED_RESET_ON_FORK else 0
     attributes = _ATTRIBUTES.pack(_ATTRIBUTES.size, os.SCHED_OTHER, flags, nice, 0, _SLICE, 0, 0)
