@@ -140,6 +140,34 @@ def test_codes_are_made_anew_when_wider_or_narrower_rows_come(wider: float, tmp_
             assert row in graph.search(whole[row], 10, 400, None)[0]
 
 
+def _uneven(rows: int, dimension: int) -> np.ndarray:
+    """Points of very different lengths: the codes of most are the same."""
+    rng = np.random.default_rng(4)
+    points = rng.normal(size=(rows, dimension)) * np.exp(rng.normal(size=(rows, 1)))
+    return (points / np.linalg.norm(points, axis=1).max()).astype(np.float32)
+
+
+def _repeated(rows: int, dimension: int) -> np.ndarray:
+    """Hundreds of rows with the same point, among others."""
+    points = clustered(rows, dimension)[0]
+    points[: rows // 2] = points[np.arange(rows // 2) % 4]
+    return np.random.default_rng(5).permutation(points)
+
+
+@pytest.mark.parametrize("points", [_uneven(6000, 16), _repeated(6000, 16), clustered(6000, 16)[0]])
+@pytest.mark.parametrize("index", ["hnsw", "hnsw_sq8"])
+@pytest.mark.parametrize("metric", ["euclidean", "dot"])
+def test_every_row_lies_on_a_way(index: str, metric: str, points: np.ndarray, tmp_path: Path) -> None:
+    engine, order = FaissEngine(index), np.random.default_rng(6).permutation(6000)
+    built, grown, how = tmp_path / "built", tmp_path / "grown", {"sample": points, "inner_product": metric == "dot"}
+    engine.build(chunks(points[:4000]), 4000, 16, built, 1, lambda done: None, **how)
+    assert engine.grow(built, 4000, order, chunks(points), 16, grown, 1, lambda done: None, **how)
+    for path, rows in ((built, 4000), (grown, 6000)):
+        graph = engine.load(path, 16, rows, inner_product=metric == "dot")
+        found, _ = graph.search(points[0], rows, rows, None)
+        assert sorted(found.tolist()) == list(range(rows))
+
+
 @pytest.mark.parametrize("scale", [0.0, 1.0, 1e13])
 def test_a_range_for_each_dimension_is_learned_as_if_from_the_whole_sample(scale: float) -> None:
     points = clustered(1500, 16)[0]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from tiermem.errors import CorruptionError, InvalidArgument
-from tiermem.tiers.vector import codes
+from tiermem.tiers.vector import codes, reach
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -101,6 +101,8 @@ class FaissEngine:
             for chunk in points:
                 index.add(codes.whole_steps(chunk, step))
                 progress(index.ntotal)
+            if self.grows:
+                reach.connect(faiss, index)
             codes.settle(faiss, index, step)
             _write(faiss, index, rows, path)
 
@@ -152,6 +154,7 @@ class FaissEngine:
             if not storage.ntotal == index.ntotal == len(order):
                 # What the library would not look at: it takes codes from beyond those there are.
                 raise ValueError(f"{storage.ntotal} points were given, {len(order)} announced")
+            reach.connect(faiss, index)
             codes.settle(faiss, index, step)
             if not np.array_equal(order, np.arange(len(order))):
                 index.permute_entries(order)

@@ -1,0 +1,111 @@
+"""Reach: every row of a graph lies on a way that walks take.
+
+Where a row is linked, links that seem needless are taken from its neighbours; of rows that lie close together, or whose
+codes are the same, that can leave some with no link towards them. No walk finds those, however wide it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_STRETCH: Final = 2**16
+"""Rows whose links are looked at in one go."""
+_ROUNDS: Final = 4
+"""A link that takes the place of another may cut off a row, which is linked in the next round."""
+_NEAR: Final = 32
+_EFFORT: Final = 128
+
+
+class Links:
+    """The links of the lowest level of a faiss graph, in its own memory."""
+
+    def __init__(self, faiss: Any, graph: Any) -> None:
+        hnsw = graph.hnsw
+        self._links: NDArray[np.int32] = faiss.rev_swig_ptr(hnsw.neighbors.data(), hnsw.neighbors.size())
+        self._starts: NDArray[np.uint64] = faiss.rev_swig_ptr(hnsw.offsets.data(), hnsw.offsets.size())
+        self._each: NDArray[np.int64] = np.arange(hnsw.nb_neighbors(0))
+
+    def of(self, row: int) -> NDArray[np.int32]:
+        """Where a row leads: shape (links,), to be written to; what is free, at the end, is -1."""
+        start = int(self._starts[row])
+        return self._links[start : start + len(self._each)]
+
+    def spread(self, rows: NDArray[np.int64], seen: NDArray[np.bool_]) -> None:
+        """Mark all rows that those lead to, which are marked; `seen` has one more place, for links that are free."""
+        while len(rows):
+            found = []
+            for part in np.array_split(rows, -(-len(rows) // _STRETCH)):
+                starts = self._starts[part].astype(np.int64)
+                ends = self._links[starts[:, None] + self._each].ravel()
+                found.append(np.unique(ends[~seen[ends]]))
+                seen[found[-1]] = True
+            rows = np.concatenate(found)
+
+    def incoming(self) -> NDArray[np.int64]:
+        """How many lead to each row, and how many are free; links of higher levels count too."""
+        return np.bincount(self._links + 1, minlength=len(self._starts))
+
+
+def connect(faiss: Any, graph: Any) -> None:
+    """Link each row that cannot be reached from one close to it that can."""
+    if graph.ntotal < 2:
+        return
+    links = Links(faiss, graph)
+    # Not the entry: it has to be found, too, by walks that come down elsewhere.
+    start = int(links.of(graph.hnsw.entry_point)[0])
+    if start < 0:
+        return
+    for _ in range(_ROUNDS):
+        seen = np.zeros(graph.ntotal + 1, np.bool_)
+        # A link that is free is -1, and marks the last place.
+        seen[[start, -1]] = True
+        links.spread(np.array([start]), seen)
+        lost = np.flatnonzero(~seen)
+        if not len(lost):
+            return
+        incoming = links.incoming()
+        # Of many rows with the same code walks find the same few: each of the others is linked from the one before.
+        beside: dict[int, int] = {}
+        for row, found in _neighbours(faiss, graph, lost):
+            near = found[(found >= 0) & seen[found]].tolist()
+            if seen[row] or not near:
+                continue
+            nearest = near[0]
+            if _link(links, row, [*near, beside.get(nearest, nearest)], incoming):
+                seen[row] = True
+                beside[nearest] = row
+                links.spread(np.array([row]), seen)
+
+
+def _neighbours(faiss: Any, graph: Any, rows: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Each of `rows`, and rows near to it that walks find, nearest first; -1 where there are no more."""
+    effort = faiss.SearchParametersHNSW(efSearch=_EFFORT)
+    for part in np.array_split(rows, -(-len(rows) // _STRETCH)):
+        _, near = graph.search(graph.reconstruct_batch(part), min(_NEAR, graph.ntotal), params=effort)
+        yield from zip(part.tolist(), near, strict=True)
+
+
+def _link(links: Links, row: int, near: list[int], incoming: NDArray[np.int64]) -> bool:
+    """Lead to `row` from the first of `near` that has room; else in the place of that one to which most others lead."""
+    best, place, most = -1, 0, 1
+    for other in near:
+        ends = links.of(other)
+        free = np.flatnonzero(ends < 0)
+        if len(free):
+            best, place = other, int(free[0])
+            break
+        counts = incoming[ends + 1]
+        if counts.max() > most:
+            best, place, most = other, int(counts.argmax()), int(counts.max())
+    if best < 0:
+        return False
+    ends = links.of(best)
+    incoming[[ends[place] + 1, row + 1]] += -1, 1
+    ends[place] = row
+    return True
