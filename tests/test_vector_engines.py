@@ -123,6 +123,32 @@ def test_dimensions_share_a_step_unless_one_is_much_wider(metric: str, uneven: b
     assert len(set(rows.tolist()) & set(np.argsort(exact)[:20].tolist())) >= 15
 
 
+@pytest.mark.parametrize("wide", [16, 58])
+def test_dimensions_do_not_share_a_step_that_leaves_others_no_digits(wide: int, tmp_path: Path) -> None:
+    # Wide ones say of which kind a row is, narrow ones which of its kind.
+    rng = np.random.default_rng(3)
+    kinds = rng.choice([-1000.0, 1000.0], (20, wide))
+    points = np.concatenate([kinds[np.arange(2000) % 20], rng.uniform(-1, 1, (2000, 64 - wide))], axis=1)
+    points = (points / np.linalg.norm(points, axis=1).max()).astype(np.float32)
+    build(FaissEngine(), points, tmp_path / "graph")
+    assert not _shares_a_step(tmp_path / "graph")
+    graph = FaissEngine().load(tmp_path / "graph", 64, 2000)
+    found = 0
+    for row in range(0, 2000, 50):
+        nearest = np.argsort(((points - points[row]).astype(np.float64) ** 2).sum(axis=1))[:10]
+        found += len(set(nearest.tolist()) & set(graph.search(points[row], 28, 128, None)[0].tolist()))
+    assert found > 0.95 * 400
+
+
+def test_what_hardly_varies_keeps_few_dimensions_from_no_step(tmp_path: Path) -> None:
+    # As embeddings have it: some dimensions are always the same, and one in hundreds almost.
+    points = np.random.default_rng(3).normal(size=(1100, 100)).astype(np.float32)
+    points[:, 7], points[:, 8], points[:, 9] = 0.0, 0.5, points[:, 9] * 1e-6
+    points /= np.linalg.norm(points, axis=1).max()
+    build(FaissEngine(), points, tmp_path / "graph")
+    assert _shares_a_step(tmp_path / "graph")
+
+
 @pytest.mark.parametrize("wider", [1.0, 100.0])
 def test_codes_are_made_anew_when_wider_or_narrower_rows_come(wider: float, tmp_path: Path) -> None:
     points = np.random.default_rng(3).normal(size=(1500, 16)).astype(np.float32)
@@ -182,6 +208,17 @@ def test_a_range_for_each_dimension_is_learned_as_if_from_the_whole_sample(scale
         ranges.append(faiss.vector_to_array(storage.sq.trained))
     assert np.array_equal(*ranges)
     assert len(ranges[0]) == 32
+
+
+def test_the_opposite_in_very_many_dimensions_is_not_taken_for_the_nearest(tmp_path: Path) -> None:
+    # Signs, of which half say the opposite of the others: in whole steps their distance is more than 32 bits hold.
+    dimension = 40_000
+    rng = np.random.default_rng(3)
+    signs = rng.choice([-1, 1], dimension) * np.where(rng.random((60, dimension)) < 0.02, -1, 1)
+    points = (np.concatenate([signs, -signs]) / np.sqrt(dimension)).astype(np.float32)
+    build(FaissEngine(), points, tmp_path / "graph")
+    graph = FaissEngine().load(tmp_path / "graph", dimension, 120)
+    assert [graph.search(point, 1, 120, None)[0].tolist() for point in points] == [[row] for row in range(120)]
 
 
 @pytest.mark.parametrize("scale", [1e-8, 1e-17])

@@ -1,8 +1,9 @@
 """8-bit codes of faiss: steps of its own for each dimension, or where that costs little the same for all.
 
 Of whole steps of one size the library compares codes as integers, without a look at the range of each
-dimension, so that a graph is made sooner. But a single wide dimension would take every other one's digits;
-and a search, whose point is not to be rounded, reads the same codes as it reads all others.
+dimension, so that a graph is made sooner. But wide dimensions would take the digits of narrow ones, which may
+be what tells near rows apart; and a search, whose point is not to be rounded, reads the same codes as it reads
+all others.
 """
 
 from __future__ import annotations
@@ -22,9 +23,15 @@ _LARGEST: Final = 1e15
 _SMALLEST: Final = 1e-15
 """Where no coordinate is larger, a step is near the end of float32's range, where numbers have few digits."""
 _COARSER: Final = 2.0
-"""So many times the steps of the dimensions' own, in the mean square, the one for all may be."""
+"""So many times the steps of the dimensions' own, in the mean square, the one for all may be;"""
+_COARSEST: Final = 8.0
+"""and so many times that of any dimension whose range is not empty,"""
+_SPARED: Final = 100
+"""but for one dimension in so many."""
 _TOP: Final = 127
 _LEVELS: Final = 255
+_MOST: Final = (2**31 - 1) // (2 * _TOP) ** 2
+"""Dimensions, the squares of whose differences in whole steps the library can add up: it does so in 32 bits."""
 
 
 def limited(points: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -40,9 +47,11 @@ def learn(faiss: Any, graph: Any, sample: NDArray[np.float32]) -> float:
     storage = faiss.downcast_index(graph.storage)
     reach = limited(np.stack([sample.min(axis=0), sample.max(axis=0)]))
     furthest = float(np.abs(reach).max())
-    own = math.sqrt(np.square((reach[1].astype(np.float64) - reach[0]) / 2).mean())
+    own = (reach[1].astype(np.float64) - reach[0]) / 2
+    narrow = np.count_nonzero((own > 0) & (own * _COARSEST < furthest))
+    even = furthest <= _COARSER * math.sqrt(np.square(own).mean()) and narrow * _SPARED <= graph.d
     graph.is_trained = True
-    if _SMALLEST <= furthest <= _COARSER * own:
+    if even and furthest >= _SMALLEST and graph.d <= _MOST:
         storage.sq = faiss.ScalarQuantizer(graph.d, faiss.ScalarQuantizer.QT_8bit_direct_signed)
         storage.is_trained = True
         return furthest * (1 + _MARGIN) / _TOP
