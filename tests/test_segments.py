@@ -16,7 +16,7 @@ import pytest
 import tiermem
 from tests.workers import INLINE, Peer
 from tiermem import Config, InvalidArgument, Item, Memory, VectorConfig
-from tiermem.engine import builder, publishing
+from tiermem.engine import builder, lanes, publishing
 from tiermem.engine.indexing import Indexing
 from tiermem.engine.lanes import Lane
 from tiermem.engine.workshop import Workshop
@@ -818,6 +818,64 @@ def test_what_was_withdrawn_before_it_was_read_is_looked_at_anew(
     eventually(lambda: (vectors_of(mem).segments, vectors_of(mem).tail) == (1, 0))
     assert sealer.merging.failed == sealer.sealing.failed == {}
     assert mem.stats().degraded == ()
+    assert alike(mem, matrix)
+
+
+def test_what_is_due_is_done_after_others_have_been_at_it(
+    store: Callable[..., Memory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mem = store(engine=FaissEngine("flat"), seal_rows=16)
+    sealer = mem._store.sealer
+    vector = np.ones(4, np.float32)
+    names = ["desk/seal", "desk/merge"]
+    with sealer._exclusively("merge", DEADLINE), sealer._exclusively("seal", DEADLINE):
+        for start in (0, 16):
+            for name in names:
+                for row in range(start, start + 16):
+                    mem.put(name, f"k{row}", row, vector=vector)
+            mem.flush()
+            if not start:
+                sealer._make("desk/merge", [], unsealed=True)
+        sealer._make("desk/merge", [], unsealed=True)
+        tried: set[str] = set()
+        exclusively = sealer._exclusively
+        monkeypatch.setattr(sealer, "_exclusively", lambda kind, *rest: tried.add(kind) or exclusively(kind, *rest))
+        sealer.merging.wake("desk/merge")
+        eventually(lambda: "merge" in tried)
+        sealer._tidy = True
+        sealer.sealing.wake("desk/seal")
+        eventually(lambda: tried == {"seal", "merge"})
+        # Both have found somebody at work.
+    # Nobody asks again, nor searches.
+    eventually(lambda: vectors_of(mem, "desk/seal").vector_backlog == 0)
+    eventually(lambda: vectors_of(mem, "desk/merge").segments == 1)
+    assert sealer.merging.failed == sealer.sealing.failed == {}
+
+
+def test_what_failed_to_grow_is_tried_again(store: Callable[..., Memory], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "FIRST_REST", 0.05)
+    mem = store(seal_rows=10**6)
+    sealer = mem._store.sealer
+    matrix = fill(mem)
+    mem.build_index(NS)
+    for row in range(ROWS // 4):
+        mem.put(NS, f"more{row}", row, vector=matrix[row] * 2)
+    mem.flush()
+    sealer._make(NS, [], unsealed=True)
+    build = builder.build
+    left = [2]
+
+    def full(*arguments: Any) -> builder.Built:
+        left[0] -= 1
+        if left[0] >= 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return build(*arguments)
+
+    monkeypatch.setattr(builder, "build", full)
+    sealer.sealing.wake(NS)
+    eventually(lambda: vectors_of(mem).segments == 1)
+    eventually(lambda: mem.stats().degraded == ())
+    assert left[0] < 0
     assert alike(mem, matrix)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -14,6 +15,8 @@ T = TypeVar("T")
 FIRST_REST: Final = 0.5
 LONGEST_REST: Final = 300.0
 """Seconds until what failed is tried again: doubled each time, from the first to the longest."""
+BUSY: Final = 0.25
+"""Seconds until a lane tries again where others were at such work: it is the same for all namespaces."""
 _STRETCH: Final = 128
 """Rows handled by Python in one go: a fraction of a millisecond."""
 _PAUSE: Final = 0.0001
@@ -44,7 +47,7 @@ class Lane:
     def wake(self, name: str) -> None:
         """There may be work in a namespace; what has just failed there is left alone for a while."""
         with self._changed:
-            if self._stopped or time.monotonic() < self._rest.get(name, (0.0, 0.0))[0]:
+            if self._stopped:
                 return
             self._wanted[name] = None
             self._changed.notify()
@@ -52,21 +55,31 @@ class Lane:
                 self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
                 self._thread.start()
 
+    def _next(self) -> str | None:
+        """The next namespace to look at, once there is one; None where the lane was stopped."""
+        with self._changed:
+            while not self._stopped:
+                now = time.monotonic()
+                soonest = math.inf
+                for name in self._wanted:
+                    ready = self._rest.get(name, (0.0, 0.0))[0]
+                    if ready <= now:
+                        del self._wanted[name]
+                        return name
+                    soonest = min(soonest, ready)
+                self._changed.wait(None if soonest == math.inf else soonest - now)
+        return None
+
     def _run(self) -> None:
-        while True:
-            with self._changed:
-                while not self._wanted and not self._stopped:
-                    self._changed.wait()
-                if self._stopped:
-                    return
-                name = next(iter(self._wanted))
-                del self._wanted[name]
+        while (name := self._next()) is not None:
             try:
                 self._work(name)
                 self.forgive(name)
             except LockTimeout:
-                # Another process is at it; what is left is looked at again when it is next noticed.
-                continue
+                # Whoever is at it may do so in another namespace: nobody else would look at this one.
+                with self._changed:
+                    self._wanted[name] = None
+                    self._changed.wait_for(lambda: self._stopped, BUSY)
             except (TiermemError, OSError) as exc:
                 # Nothing is lost: what is not sealed is searched exactly, and is tried again.
                 self._blame(name, exc)
@@ -82,6 +95,8 @@ class Lane:
         self.failed = {**self.failed, name: told}
         pause = min(LONGEST_REST, 2 * self._rest.get(name, (0.0, FIRST_REST / 2))[1])
         self._rest[name] = time.monotonic() + pause, pause
+        with self._changed:
+            self._wanted[name] = None
 
     def forgive(self, name: str) -> None:
         """What failed in a namespace has been done."""
