@@ -15,8 +15,8 @@ import pytest
 
 import tiermem
 from tests.workers import INLINE, Peer
-from tiermem import Config, InvalidArgument, Item, Memory, VectorConfig
-from tiermem.engine import builder, lanes, publishing
+from tiermem import Config, CorruptionError, InvalidArgument, Item, Memory, VectorConfig
+from tiermem.engine import builder, lanes, publishing, segments
 from tiermem.engine.indexing import Indexing
 from tiermem.engine.lanes import Lane
 from tiermem.engine.workshop import Workshop
@@ -876,6 +876,77 @@ def test_what_failed_to_grow_is_tried_again(store: Callable[..., Memory], monkey
     eventually(lambda: vectors_of(mem).segments == 1)
     eventually(lambda: mem.stats().degraded == ())
     assert left[0] < 0
+    assert alike(mem, matrix)
+
+
+def test_what_was_merged_while_damage_was_looked_for_is_not_damaged(
+    store: Callable[..., Memory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mem = store(engine=FaissEngine("flat"))
+    sealer = mem._store.sealer
+    vector = np.ones(4, np.float32)
+    for start in range(0, 60, 20):
+        for row in range(start, start + 20):
+            mem.put(NS, f"k{row}", row, vector=vector)
+        mem.flush()
+        with sealer._exclusively("seal", DEADLINE):
+            sealer._make(NS, [], unsealed=True)
+    with mem._store.cold.read() as snapshot:
+        first, second, third = snapshot.segments(snapshot.info(NS).prefix)
+    damaged = segments.damaged
+    looks = 0
+
+    def slowly(*arguments: Any) -> dict[int, str]:
+        nonlocal looks
+        looks += 1
+        # The other lane is done with its own.
+        sealer._make(NS, [second, third], unsealed=False)
+        return damaged(*arguments)
+
+    build = builder.build
+
+    def spoilt(env: Any, files: Any, job: builder.Job, *rest: Any) -> builder.Built:
+        if job.inputs == [first]:
+            raise CorruptionError("a record of L3")
+        return build(env, files, job, *rest)
+
+    monkeypatch.setattr(segments, "damaged", slowly)
+    monkeypatch.setattr(builder, "build", spoilt)
+    with pytest.raises(CorruptionError, match="a record of L3"):
+        sealer._make_or_condemn(NS, [first], unsealed=False, nice=19)
+    assert looks == 1
+    assert sealer.shelf.condemned == {}
+    # And whoever finds that its own input is gone need not read the others.
+    assert sealer._make_or_condemn(NS, [third], unsealed=False, nice=19) == -1
+    assert looks == 1
+
+
+def test_a_graph_that_is_gone_before_it_grows_is_no_failure(
+    store: Callable[..., Memory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mem = store()
+    sealer = mem._store.sealer
+    matrix = fill(mem)
+    mem.build_index(NS)
+    for row in range(ROWS // 4):
+        mem.put(NS, f"more{row}", row, vector=matrix[row] * 2)
+    mem.flush()
+    sealer._make(NS, [], unsealed=True)
+    verify = builder.verify_graph
+
+    def late(path: Path, *rest: Any) -> str:
+        named = verify(path, *rest)
+        monkeypatch.setattr(builder, "verify_graph", verify)
+        # Another process merges both, and deletes their files.
+        with mem._store.cold.read() as snapshot:
+            inputs = list(snapshot.segments(snapshot.info(NS).prefix))
+        sealer._make(NS, inputs, unsealed=False)
+        return named
+
+    monkeypatch.setattr(builder, "verify_graph", late)
+    sealer._tend(NS)
+    assert vectors_of(mem).segments == 1
+    assert sealer.sealing.failed == {}
     assert alike(mem, matrix)
 
 

@@ -14,7 +14,7 @@ from tiermem.engine.builder import Job
 from tiermem.engine.lanes import Lane
 from tiermem.engine.publishing import publish
 from tiermem.engine.workshop import Workshop
-from tiermem.errors import CorruptionError, LockTimeout, TiermemError
+from tiermem.errors import CorruptionError, LockTimeout, StorageError, TiermemError
 from tiermem.policy.merging import due, taken_up
 from tiermem.protocols import GrowingEngine, VectorEngine
 from tiermem.tiers.cold import sealed
@@ -171,6 +171,11 @@ class Sealer:
                     # Built anew, and no better: not again and again.
                     self._mended[name] = time.monotonic() + MEND
 
+    def _published(self, name: str) -> dict[int, SegmentInfo]:
+        with self.store.cold.read() as snapshot:
+            info = snapshot.info(name)
+            return {} if info is None or info.dropped else snapshot.segments(info.prefix)
+
     def _sizes(self, published: Mapping[int, SegmentInfo]) -> dict[int, tuple[int, int]]:
         """(rows, dead rows) of each segment that the other lane is not at."""
         taken = self._taken
@@ -247,6 +252,7 @@ class Sealer:
     def _make(
         self, name: str, inputs: list[int], *, unsealed: bool, nice: int = 0, progress: Progress | None = None
     ) -> int:
+        """Build a segment and publish it; its number, -1 if what it was made of is gone by then."""
         store = self.store
         while True:
             with store.cold.read() as snapshot:
@@ -274,11 +280,11 @@ class Sealer:
                 if newest <= job.generation:
                     raise
                 store.move_to(newest)
-        gone = inputs if publish(store, name, job, built, before) else [job.number]
-        for number in gone:
+        stands = publish(store, name, job, built, before)
+        for number in inputs if stands else [job.number]:
             for path in (self.shelf.rows_path(number), self.shelf.graph_path(number)):
                 path.unlink(missing_ok=True)
-        return job.number
+        return job.number if stands else -1
 
     def _make_or_condemn(
         self, name: str, inputs: list[int], *, unsealed: bool, nice: int = 0, progress: Progress | None = None
@@ -287,16 +293,18 @@ class Sealer:
         self._taken.update(inputs)
         try:
             return self._make(name, inputs, unsealed=unsealed, nice=nice, progress=progress)
-        except CorruptionError:
-            with self.store.cold.read() as snapshot:
-                info = snapshot.info(name)
-                published = {} if info is None or info.dropped else snapshot.segments(info.prefix)
-            self.shelf.condemned.update(segments.damaged(self.shelf.folder, published))
-            if any(number in published for number in self.shelf.condemned):
-                self.mend(name)
-            elif not published.keys() >= set(inputs):
+        except (CorruptionError, StorageError) as exc:
+            published = self._published(name)
+            if not published.keys() >= set(inputs):
                 # Merged or withdrawn elsewhere before they were read: what there is now is looked at anew.
                 return -1
+            if isinstance(exc, CorruptionError):
+                damaged = segments.damaged(self.shelf.folder, published)
+                # To read them all takes long: what was merged elsewhere meanwhile is gone, not damaged.
+                published = self._published(name)
+                self.shelf.condemned.update({at: told for at, told in damaged.items() if at in published})
+                if any(number in published for number in self.shelf.condemned):
+                    self.mend(name)
             raise
         finally:
             self._taken.difference_update(inputs)
