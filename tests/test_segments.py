@@ -950,6 +950,33 @@ def test_a_graph_that_is_gone_before_it_grows_is_no_failure(
     assert alike(mem, matrix)
 
 
+@pytest.mark.parametrize("late", [False, True])
+def test_an_index_is_built_though_its_segments_are_withdrawn_meanwhile(
+    store: Callable[..., Memory], monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    mem = store()
+    sealer = mem._store.sealer
+    matrix = fill(mem)
+    mem.build_index(NS)
+    mem.put(NS, "more", 0, vector=matrix[0] * 2)
+    build = builder.build
+    withdrawn: list[int] = []
+
+    def beside(env: Any, files: Any, job: builder.Job, *rest: Any) -> builder.Built:
+        built = build(env, files, job, *rest) if late else None
+        if not withdrawn:
+            # As a repair in another process does, which holds no lock of those who build.
+            withdrawn.extend(job.inputs)
+            sealer.withdraw(NS)
+        return built or build(env, files, job, *rest)
+
+    monkeypatch.setattr(builder, "build", beside)
+    mem.build_index(NS)
+    assert len(withdrawn) == 1
+    assert (vectors_of(mem).segments, vectors_of(mem).vector_backlog) == (1, 0)
+    assert alike(mem, matrix)
+
+
 def test_a_damaged_graph_is_built_anew_from_its_rows(tmp_path: Path, store: Callable[..., Memory]) -> None:
     class Built(FaissEngine):
         def grow(self, *arguments: Any, **options: Any) -> bool:

@@ -188,33 +188,44 @@ class Sealer:
         store = self.store
         store.handover.flush()
         with self._exclusively("merge", PATIENCE), self._exclusively("seal", PATIENCE):
-            with store.cold.read() as snapshot:
-                info = snapshot.info(name)
-                published = {} if info is None or info.dropped else snapshot.segments(info.prefix)
-            if info is None or info.dropped:
-                return
-            for number, known in published.items():
-                try:
-                    self.shelf.segment(number, known.seal, graph=known.graph)
-                except CorruptionError as exc:
-                    self.shelf.condemned[number] = str(exc)
-            clean = len(published) <= 1 and not any(known.dead_rows for known in published.values())
-            sound = not any(number in published for number in (*self.shelf.problems, *self.shelf.condemned))
-            if any(number in published for number in self.shelf.condemned):
-                self.withdraw(name)
-                published = {}
-            if info.unsealed or not (clean and sound):
-                try:
-                    self._make_or_condemn(name, list(published), unsealed=True, progress=progress)
-                except CorruptionError:
-                    if not any(number in published for number in self.shelf.condemned):
-                        raise
-                    self.withdraw(name)
-                    self._make(name, [], unsealed=True, progress=progress)
+            while not self._gathered(name, progress):
+                # Somebody has withdrawn meanwhile what was to be merged.
+                pass
         for lane in self.lanes:
             lane.forgive(name)
         if not self._tidy:
             self.sweep()
+
+    def _gathered(self, name: str, progress: Progress | None) -> bool:
+        """A try of `build`; False if it has to be tried once more."""
+        with self.store.cold.read() as snapshot:
+            info = snapshot.info(name)
+            if info is None or info.dropped:
+                return True
+            published = snapshot.segments(info.prefix)
+        for number, known in published.items():
+            try:
+                self.shelf.segment(number, known.seal, graph=known.graph)
+            except CorruptionError as exc:
+                self.shelf.condemned[number] = str(exc)
+        clean = len(published) <= 1 and not any(known.dead_rows for known in published.values())
+        sound = not any(number in published for number in (*self.shelf.problems, *self.shelf.condemned))
+        if any(number in published for number in self.shelf.condemned):
+            self.withdraw(name)
+            published = {}
+        if not info.unsealed and clean and sound:
+            return True
+        try:
+            made = self._make_or_condemn(name, list(published), unsealed=True, progress=progress)
+        except CorruptionError:
+            if not any(number in published for number in self.shelf.condemned):
+                raise
+            self.withdraw(name)
+            return False
+        with self.store.cold.read() as snapshot:
+            now = snapshot.info(name)
+        # What has that name now, if it was dropped, was not there when this was asked for.
+        return made >= 0 or now is None or now.id != info.id
 
     def withdraw(self, name: str) -> None:
         """Take back every segment of a namespace; all its vectors are unsealed again."""
