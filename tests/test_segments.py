@@ -879,6 +879,74 @@ def test_what_failed_to_grow_is_tried_again(store: Callable[..., Memory], monkey
     assert alike(mem, matrix)
 
 
+def test_each_namespace_has_its_turn_to_be_merged(
+    store: Callable[..., Memory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mem = store(engine=FaissEngine("flat"))
+    sealer = mem._store.sealer
+    vector = np.ones(4, np.float32)
+    rows = 0
+
+    def seal(name: str) -> None:
+        nonlocal rows
+        for _ in range(20):
+            rows += 1
+            mem.put(name, f"k{rows}", rows, vector=vector)
+        mem.flush()
+        with sealer._exclusively("seal", DEADLINE):
+            sealer._make(name, [], unsealed=True)
+
+    for name in ("desk/busy", "desk/other"):
+        seal(name)
+        seal(name)
+    order: list[str] = []
+    build = builder.build
+
+    def busy(env: Any, files: Any, job: builder.Job, *rest: Any) -> builder.Built:
+        built = build(env, files, job, *rest)
+        if job.inputs:
+            order.append(job.namespace)
+            if job.namespace == "desk/busy" and "desk/other" not in order and len(order) < 10:
+                # There is always more to do.
+                seal("desk/busy")
+                seal("desk/busy")
+        return built
+
+    monkeypatch.setattr(builder, "build", busy)
+    with sealer._exclusively("merge", DEADLINE):
+        sealer.merging.wake("desk/busy")
+        sealer.merging.wake("desk/other")
+    eventually(lambda: vectors_of(mem, "desk/other").segments == 1)
+    assert order[:3].count("desk/other") == 1
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_an_index_is_built_though_its_segments_are_withdrawn_meanwhile(
+    store: Callable[..., Memory], monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    mem = store()
+    sealer = mem._store.sealer
+    matrix = fill(mem)
+    mem.build_index(NS)
+    mem.put(NS, "more", 0, vector=matrix[0] * 2)
+    build = builder.build
+    withdrawn: list[int] = []
+
+    def beside(env: Any, files: Any, job: builder.Job, *rest: Any) -> builder.Built:
+        built = build(env, files, job, *rest) if late else None
+        if not withdrawn:
+            # As a repair in another process does, which holds no lock of those who build.
+            withdrawn.extend(job.inputs)
+            sealer.withdraw(NS)
+        return built or build(env, files, job, *rest)
+
+    monkeypatch.setattr(builder, "build", beside)
+    mem.build_index(NS)
+    assert len(withdrawn) == 1
+    assert (vectors_of(mem).segments, vectors_of(mem).vector_backlog) == (1, 0)
+    assert alike(mem, matrix)
+
+
 def test_what_was_merged_while_damage_was_looked_for_is_not_damaged(
     store: Callable[..., Memory], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -947,33 +1015,6 @@ def test_a_graph_that_is_gone_before_it_grows_is_no_failure(
     sealer._tend(NS)
     assert vectors_of(mem).segments == 1
     assert sealer.sealing.failed == {}
-    assert alike(mem, matrix)
-
-
-@pytest.mark.parametrize("late", [False, True])
-def test_an_index_is_built_though_its_segments_are_withdrawn_meanwhile(
-    store: Callable[..., Memory], monkeypatch: pytest.MonkeyPatch, late: bool
-) -> None:
-    mem = store()
-    sealer = mem._store.sealer
-    matrix = fill(mem)
-    mem.build_index(NS)
-    mem.put(NS, "more", 0, vector=matrix[0] * 2)
-    build = builder.build
-    withdrawn: list[int] = []
-
-    def beside(env: Any, files: Any, job: builder.Job, *rest: Any) -> builder.Built:
-        built = build(env, files, job, *rest) if late else None
-        if not withdrawn:
-            # As a repair in another process does, which holds no lock of those who build.
-            withdrawn.extend(job.inputs)
-            sealer.withdraw(NS)
-        return built or build(env, files, job, *rest)
-
-    monkeypatch.setattr(builder, "build", beside)
-    mem.build_index(NS)
-    assert len(withdrawn) == 1
-    assert (vectors_of(mem).segments, vectors_of(mem).vector_backlog) == (1, 0)
     assert alike(mem, matrix)
 
 

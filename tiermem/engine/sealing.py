@@ -144,32 +144,32 @@ class Sealer:
         return [number for number in taken if number != _UNSEALED and _UNSEALED in taken], True
 
     def _merge(self, name: str) -> None:
-        made = False
         with self._exclusively("merge", 0.0):
-            while not self._closing:
-                with self.store.cold.read() as snapshot:
-                    info = snapshot.info(name)
-                    if info is None or info.dropped:
-                        return
-                    published = snapshot.segments(info.prefix)
-                if any(number in published for number in list(self.shelf.condemned)):
-                    self.withdraw(name)
-                    self.store.indexing.adopt(self.store.space(name))
-                    self.sealing.wake(name)
-                    return
-                graphless = [number for number in list(self.shelf.problems) if number in published]
-                if time.monotonic() < self._mended.get(name, 0.0):
-                    graphless = []
-                chosen = graphless or due(self._sizes(published), growing=self._growing)
-                if not chosen:
-                    if made:
-                        self.sealing.wake(name)
-                    return
-                made = True
-                number = self._make_or_condemn(name, chosen, unsealed=False, nice=_LATER)
-                if graphless and number in self.shelf.problems:
-                    # Built anew, and no better: not again and again.
-                    self._mended[name] = time.monotonic() + MEND
+            done = not self._closing and self._merged(name)
+        if done:
+            # Not sooner: files that nobody needs are deleted only while nobody is building.
+            self.sealing.wake(name)
+            # There may be more, once others had their turn.
+            self.merging.wake(name)
+
+    def _merged(self, name: str) -> bool:
+        """Do the first thing that is due in a namespace; False if nothing is."""
+        published = self._published(name)
+        if any(number in published for number in list(self.shelf.condemned)):
+            self.withdraw(name)
+            self.store.indexing.adopt(self.store.space(name))
+            return True
+        graphless = [number for number in list(self.shelf.problems) if number in published]
+        if time.monotonic() < self._mended.get(name, 0.0):
+            graphless = []
+        chosen = graphless or due(self._sizes(published), growing=self._growing)
+        if not chosen:
+            return False
+        number = self._make_or_condemn(name, chosen, unsealed=False, nice=_LATER)
+        if graphless and number in self.shelf.problems:
+            # Built anew, and no better: not again and again.
+            self._mended[name] = time.monotonic() + MEND
+        return True
 
     def _published(self, name: str) -> dict[int, SegmentInfo]:
         with self.store.cold.read() as snapshot:
