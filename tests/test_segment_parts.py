@@ -374,6 +374,9 @@ def test_what_can_grow_takes_up_the_others_once_they_are_worth_it() -> None:
     assert taken_up({1: (16_000, 1), 2: (2_000, 0)}) == []
     assert due({1: (16_000, 1), 2: (17_000, 0)}, growing=True) == []
     assert due({1: (16_000, 1), 2: (16_000, 1)}, growing=True) == [1, 2]
+    # Beside it the others grow, and are not left to wait for whatever else is merged.
+    assert taken_up({1: (60_000, 1)} | dict.fromkeys((2, 3, 4), (2_048, 0))) == [2, 3, 4]
+    assert taken_up({1: (60_000, 1), 2: (50_000, 9), 3: (8_000, 0), 4: (1_100, 5)}) == [3, 4]
     # What has grown takes up nothing more, and nothing becomes twice as large as that.
     assert taken_up({1: (GROWN, 0), 2: (GROWN - 1, 0)}) == []
     assert taken_up({1: (GROWN - 1, 0), 2: (GROWN - 2, 0), 3: (9_000, 0)}) == [2, 3]

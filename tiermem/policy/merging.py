@@ -48,13 +48,12 @@ def due(sizes: Mapping[int, tuple[int, int]], *, growing: bool = False) -> list[
 def taken_up(sizes: Mapping[int, tuple[int, int]]) -> list[int]:
     """A young segment whose graph is to grow, and those it takes up; empty for none.
 
-    Soon done: not a merge that others have to wait for.
+    Soon done: not a merge that others have to wait for. Of a graph with dead rows nothing can be kept: one that is
+    larger than what can grow stays as it is.
     """
     young = sorted((rows - dead, number) for number, (rows, dead) in sizes.items() if rows - dead < GROWN)
-    while sum(rows for rows, _ in young) >= 2 * GROWN:
+    while young and (sizes[young[-1][1]][1] or sum(rows for rows, _ in young) >= 2 * GROWN):
         young.pop()
-    if not young:
-        return []
-    largest, number = young[-1]
+    largest = young[-1][0] if young else 0
     rest = sum(rows for rows, _ in young[:-1])
-    return sorted(at for _, at in young) if rest * GROWTH >= largest and not sizes[number][1] and rest else []
+    return sorted(at for _, at in young) if rest * GROWTH >= largest and rest else []
