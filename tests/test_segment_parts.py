@@ -381,6 +381,9 @@ def test_what_can_grow_takes_up_the_others_once_they_are_worth_it() -> None:
     assert taken_up({1: (GROWN, 0), 2: (GROWN - 1, 0)}) == []
     assert taken_up({1: (GROWN - 1, 0), 2: (GROWN - 2, 0), 3: (9_000, 0)}) == [2, 3]
     assert taken_up({1: (10, 10), 2: (20, 20)}) == []
+    # What may be taken up before a large merge is done is not merged with what takes minutes.
+    assert due(dict.fromkeys(range(1, FANOUT), (GROWN, 0)) | {0: (GROWN - 1, 0)}, growing=True) == []
+    assert due(dict.fromkeys(range(1, FANOUT), (GROWN, 0)) | {0: (GROWN - 1, 1)}, growing=True) == [*range(FANOUT)]
     # The others are merged as ever.
     assert due(dict.fromkeys(range(FANOUT), (GROWN, 0)) | {9: (100, 0), 10: (100, 0)}, growing=True) == [*range(FANOUT)]
 

@@ -24,10 +24,12 @@ def due(sizes: Mapping[int, tuple[int, int]], *, growing: bool = False) -> list[
     """The segments to merge next, of all with their (rows, dead rows); empty for none.
 
     Sizes are compared by powers of `FANOUT`, below `YOUNG` by those of `YOUNG_FANOUT`. The smallest are merged first,
-    since that is soon done. growing: what is `taken_up` is left out.
+    since that is soon done. growing: what is `taken_up` is left out, and what is large but may soon be: whoever takes
+    it up while it is merged makes that merge worthless.
     """
     if growing:
-        left_out = taken_up(sizes)
+        left_out = {number for number, (rows, dead) in sizes.items() if not dead and YOUNG <= rows < GROWN}
+        left_out.update(taken_up(sizes))
         sizes = {number: size for number, size in sizes.items() if number not in left_out}
     tiers: dict[int, list[int]] = {}
     for number, (rows, dead) in sizes.items():
