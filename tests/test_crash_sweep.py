@@ -49,9 +49,13 @@ def test_killed_at_system_calls(tmp_path: Path, home: str, company: bool) -> Non
 @traced
 def test_the_helper_of_two_clients_is_killed_at_system_calls(tmp_path: Path) -> None:
     """The one that is alive goes on, whoever hired it."""
-    case = Case("helper", company=True, helper=True, seed=16, length=48)
-    # How many calls it makes meanwhile depends on how the processes take turns.
-    verdicts = list(islice(crash.sweep(tmp_path, case, ("fdatasync", "pwrite64")), 4))
+    verdicts: list[Verdict] = []
+    # How many calls it makes meanwhile depends on how the processes take turns: on a starved machine none, at times.
+    for seed in range(16, 24):
+        case = Case("helper", company=True, helper=True, seed=seed, length=48)
+        verdicts += islice(crash.sweep(tmp_path, case, ("fdatasync", "pwrite64")), 4)
+        if verdicts:
+            break
     held(verdicts, 1)
     assert all(verdict.hit for verdict in verdicts)
 
