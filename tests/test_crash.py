@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import shutil
@@ -638,7 +639,8 @@ def test_a_durable_delete_is_committed_when_it_returns(tmp_path: Path, peer: Cal
 
 def test_put_many_killed_inside_leaves_a_beginning(tmp_path: Path) -> None:
     seen = set()
-    for round_ in range(6):
+    took = math.inf
+    for round_ in range(8):
         root = tmp_path / f"s{round_}"
 
         def body(say: Callable[[int], None], root: Path = root) -> None:
@@ -650,7 +652,13 @@ def test_put_many_killed_inside_leaves_a_beginning(tmp_path: Path) -> None:
         child = Loop(body)
         while not child.said and child.listen(0.002):
             pass
-        child.listen(0.15 + 0.1 * round_)
+        # The first says how long it takes, the others come less and less far.
+        begun = time.monotonic()
+        end = begun + took * (1 - round_ / 10)
+        while 1 not in child.said and time.monotonic() < end and child.listen(0.002):
+            pass
+        if not round_:
+            took = time.monotonic() - begun
         child.kill()
         with tiermem.open(root) as mem:
             found = [record.value for record in mem.scan("n")]
