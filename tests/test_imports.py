@@ -16,7 +16,7 @@ def test_an_import_and_a_session_without_vectors_load_neither_numpy_nor_faiss(ru
         import tiermem
 
         def heavy():
-            names = {"numpy", "faiss", "asyncio", "rich", "multiprocessing"}
+            names = {"numpy", "faiss", "asyncio", "rich", "multiprocessing", "ctypes"}
             names |= {"tiermem.reports", "tiermem.policy.filters", "tiermem.trajectory"}
             return sorted(names & sys.modules.keys() - before)
 

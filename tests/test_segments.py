@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -81,6 +82,23 @@ def alike(mem: Memory, matrix: np.ndarray[Any, Any], **options: Any) -> bool:
 
 def files(path: Path, name: str = "store") -> list[Path]:
     return sorted(found for found in (path / name / "segments").iterdir() if found.suffix != ".lock")
+
+
+def seal_more(mem: Memory, matrix: np.ndarray) -> None:
+    """A second segment, a quarter as large as the one that `fill` makes."""
+    for row in range(ROWS // 4):
+        mem.put(NS, f"more{row}", row, vector=matrix[row] * 2)
+    mem.flush()
+    mem._store.sealer._make(NS, [], unsealed=True)
+
+
+def seal_few(mem: Memory, name: str, start: int) -> None:
+    """A segment of 20 rows of one point, from key number `start`."""
+    for row in range(start, start + 20):
+        mem.put(name, f"k{row}", row, vector=np.ones(4, np.float32))
+    mem.flush()
+    with mem._store.sealer._exclusively("seal", DEADLINE):
+        mem._store.sealer._make(name, [], unsealed=True)
 
 
 def vectors_of(mem: Memory, name: str = NS) -> Any:
@@ -695,10 +713,7 @@ def test_only_what_grows_takes_up_much_smaller_segments(
     matrix = fill(mem)
     sealer = mem._store.sealer
     mem.build_index(NS)
-    for number in range(ROWS // 4):
-        mem.put(NS, f"more{number}", number, vector=matrix[number] * 2)
-    mem.flush()
-    sealer._make(NS, [], unsealed=True)
+    seal_more(mem, matrix)
     assert vectors_of(mem).segments == 2
     looked_at: list[Path] = []
     verify = builder.verify_graph
@@ -799,10 +814,7 @@ def test_what_was_withdrawn_before_it_was_read_is_looked_at_anew(
     sealer = mem._store.sealer
     matrix = fill(mem)
     mem.build_index(NS)
-    for row in range(ROWS // 4):
-        mem.put(NS, f"more{row}", row, vector=matrix[row] * 2)
-    mem.flush()
-    sealer._make(NS, [], unsealed=True)
+    seal_more(mem, matrix)
     build = builder.build
     withdrawn: list[int] = []
 
@@ -858,10 +870,7 @@ def test_what_failed_to_grow_is_tried_again(store: Callable[..., Memory], monkey
     sealer = mem._store.sealer
     matrix = fill(mem)
     mem.build_index(NS)
-    for row in range(ROWS // 4):
-        mem.put(NS, f"more{row}", row, vector=matrix[row] * 2)
-    mem.flush()
-    sealer._make(NS, [], unsealed=True)
+    seal_more(mem, matrix)
     build = builder.build
     left = [2]
 
@@ -884,21 +893,10 @@ def test_each_namespace_has_its_turn_to_be_merged(
 ) -> None:
     mem = store(engine=FaissEngine("flat"))
     sealer = mem._store.sealer
-    vector = np.ones(4, np.float32)
-    rows = 0
-
-    def seal(name: str) -> None:
-        nonlocal rows
-        for _ in range(20):
-            rows += 1
-            mem.put(name, f"k{rows}", rows, vector=vector)
-        mem.flush()
-        with sealer._exclusively("seal", DEADLINE):
-            sealer._make(name, [], unsealed=True)
-
+    starts = itertools.count(0, 20)
     for name in ("desk/busy", "desk/other"):
-        seal(name)
-        seal(name)
+        seal_few(mem, name, next(starts))
+        seal_few(mem, name, next(starts))
     order: list[str] = []
     build = builder.build
 
@@ -908,8 +906,8 @@ def test_each_namespace_has_its_turn_to_be_merged(
             order.append(job.namespace)
             if job.namespace == "desk/busy" and "desk/other" not in order and len(order) < 10:
                 # There is always more to do.
-                seal("desk/busy")
-                seal("desk/busy")
+                seal_few(mem, "desk/busy", next(starts))
+                seal_few(mem, "desk/busy", next(starts))
         return built
 
     monkeypatch.setattr(builder, "build", busy)
@@ -952,13 +950,8 @@ def test_what_was_merged_while_damage_was_looked_for_is_not_damaged(
 ) -> None:
     mem = store(engine=FaissEngine("flat"))
     sealer = mem._store.sealer
-    vector = np.ones(4, np.float32)
     for start in range(0, 60, 20):
-        for row in range(start, start + 20):
-            mem.put(NS, f"k{row}", row, vector=vector)
-        mem.flush()
-        with sealer._exclusively("seal", DEADLINE):
-            sealer._make(NS, [], unsealed=True)
+        seal_few(mem, NS, start)
     with mem._store.cold.read() as snapshot:
         first, second, third = snapshot.segments(snapshot.info(NS).prefix)
     damaged = segments.damaged
@@ -996,10 +989,7 @@ def test_a_graph_that_is_gone_before_it_grows_is_no_failure(
     sealer = mem._store.sealer
     matrix = fill(mem)
     mem.build_index(NS)
-    for row in range(ROWS // 4):
-        mem.put(NS, f"more{row}", row, vector=matrix[row] * 2)
-    mem.flush()
-    sealer._make(NS, [], unsealed=True)
+    seal_more(mem, matrix)
     verify = builder.verify_graph
 
     def late(path: Path, *rest: Any) -> str:

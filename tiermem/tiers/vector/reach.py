@@ -6,7 +6,6 @@ codes are the same, that can leave some with no link towards them. No walk finds
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -16,8 +15,8 @@ if TYPE_CHECKING:
 
 _STRETCH: Final = 2**16
 """Rows whose links are looked at in one go."""
-_ROUNDS: Final = 4
-"""A link that takes the place of another may cut off a row, which is linked in the next round."""
+_SEARCHES: Final = 2**10
+"""Rows searched for in one go: one link may make thousands of others reachable."""
 _NEAR: Final = 32
 _EFFORT: Final = 128
 
@@ -61,34 +60,43 @@ def connect(faiss: Any, graph: Any) -> None:
     start = int(links.of(graph.hnsw.entry_point)[0])
     if start < 0:
         return
-    for _ in range(_ROUNDS):
+    left = graph.ntotal
+    while True:
         seen = np.zeros(graph.ntotal + 1, np.bool_)
         # A link that is free is -1, and marks the last place.
         seen[[start, -1]] = True
         links.spread(np.array([start]), seen)
         lost = np.flatnonzero(~seen)
-        if not len(lost):
+        # A link that took the place of another may have cut off a row: again, as long as that makes them fewer.
+        if not 0 < len(lost) < left:
             return
-        incoming = links.incoming()
-        # Of many rows with the same code walks find the same few: each of the others is linked from the one before.
-        beside: dict[int, int] = {}
-        for row, found in _neighbours(faiss, graph, lost):
-            near = found[(found >= 0) & seen[found]].tolist()
-            if seen[row] or not near:
+        left = len(lost)
+        _link_all(faiss, graph, links, lost, seen)
+
+
+def _link_all(faiss: Any, graph: Any, links: Links, lost: NDArray[np.int64], seen: NDArray[np.bool_]) -> None:
+    """Link each of `lost`, unless it has been reached from one of them by then."""
+    effort = faiss.SearchParametersHNSW(efSearch=_EFFORT)
+    incoming = links.incoming()
+    # Of many rows with the same code walks find the same few: each of the others is linked from the one before, too.
+    beside: dict[int, int] = {}
+    for some in np.array_split(lost, -(-len(lost) // _SEARCHES)):
+        rows = some[~seen[some]]
+        if not len(rows):
+            continue
+        _, found = graph.search(graph.reconstruct_batch(rows), min(_NEAR, graph.ntotal), params=effort)
+        for row, near in zip(rows.tolist(), found, strict=True):
+            # Nearest first; -1 where there are no more.
+            known = near[(near >= 0) & seen[near]].tolist()
+            if seen[row] or not known:
                 continue
-            nearest = near[0]
-            if _link(links, row, [*near, beside.get(nearest, nearest)], incoming):
+            nearest = known[0]
+            if nearest in beside:
+                known.append(beside[nearest])
+            if _link(links, row, known, incoming):
                 seen[row] = True
                 beside[nearest] = row
                 links.spread(np.array([row]), seen)
-
-
-def _neighbours(faiss: Any, graph: Any, rows: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """Each of `rows`, and rows near to it that walks find, nearest first; -1 where there are no more."""
-    effort = faiss.SearchParametersHNSW(efSearch=_EFFORT)
-    for part in np.array_split(rows, -(-len(rows) // _STRETCH)):
-        _, near = graph.search(graph.reconstruct_batch(part), min(_NEAR, graph.ntotal), params=effort)
-        yield from zip(part.tolist(), near, strict=True)
 
 
 def _link(links: Links, row: int, near: list[int], incoming: NDArray[np.int64]) -> bool:
